@@ -1,0 +1,57 @@
+"""Every few-step sampler as a table of rows, and one loop that runs it. Needs torch, numpy and msgspec, nothing else.
+
+    from solvers import process, preset, compile, sample, initial
+    p = process("ve")
+    t = compile(preset("dpmpp-2m", [80.0, 10.0, 1.0, 0.0], p))
+    x = sample(denoiser, initial(range(4), (3, 32, 32), t), t)
+"""
+
+from .compile import METHODS, compile
+from .errors import ScheduleError
+from .file import FittedFor, Provenance, ScheduleFile, Score, load, save
+from .grids import GRIDS, lambdas, named_grid, sigmas, times
+from .noise import draw, initial
+from .presets import PRESETS, preset, preset_for_nfe
+from .probe import probe
+from .process import PROCESSES, Process, process
+from .sample import State, advance, begin, extend, sample
+from .schedule import SolverSchedule, Step
+from .tableau import At, Dense, Evaluation, Row, Tableau
+
+__all__ = [
+    "GRIDS",
+    "METHODS",
+    "PRESETS",
+    "PROCESSES",
+    "At",
+    "Dense",
+    "Evaluation",
+    "FittedFor",
+    "Process",
+    "Provenance",
+    "Row",
+    "ScheduleError",
+    "ScheduleFile",
+    "Score",
+    "SolverSchedule",
+    "State",
+    "Step",
+    "Tableau",
+    "advance",
+    "begin",
+    "compile",
+    "draw",
+    "extend",
+    "initial",
+    "lambdas",
+    "load",
+    "named_grid",
+    "preset",
+    "preset_for_nfe",
+    "probe",
+    "process",
+    "sample",
+    "save",
+    "sigmas",
+    "times",
+]

@@ -1,0 +1,123 @@
+"""What the methods write on: nodes, evaluations so far, and the rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ScheduleError
+from .quadrature import Node, node, transfer, weights
+from .schedule import SolverSchedule, Step
+from .tableau import START, Evaluation, Row
+
+Form = dict[str, Tensor]
+
+
+def add(form: Form, scale: Tensor | float, other: Mapping[str, Tensor]) -> None:
+    """form += scale * other, slot by slot."""
+    for slot, coefficient in other.items():
+        form[slot] = form[slot] + scale * coefficient if slot in form else scale * coefficient
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An answer of the denoiser: where it was asked, at which state, and its number."""
+
+    node: Node
+    state: str
+    answer: str
+
+    def form(self, space: str) -> Form:
+        """f in the given space as a linear form of the state and the answer."""
+        one = torch.ones_like(self.node.sigma)
+        if space == "x0":
+            return {self.answer: one}
+        extra = one if space == "flow" else 0 * one
+        return {self.state: 1 / self.node.sigma, self.answer: -self.node.alpha / self.node.sigma - extra}
+
+
+class Builder:
+    """Collects the rows of one schedule. `times` is [..., N + 1]; all numbers are float64 tensors of shape [...]."""
+
+    def __init__(self, schedule: SolverSchedule, times: Tensor, labels: Tensor | None) -> None:
+        self.schedule, self.labels = schedule, labels
+        process = schedule.process
+        self.nodes = [node(process, i, t, schedule.times[i]) for i, t in enumerate(times.unbind(-1))]
+        self.rows: list[Row] = []
+        self.history: list[Evaluated] = []  # the evaluation at the start of each step, oldest first
+        self.answers = 0
+        self.noises = 0
+        self.state = ""  # the slot of the current state
+        self.registers: dict[tuple[str, str], str] = {}
+        if self.nodes[0].clean:
+            raise ScheduleError("A schedule cannot start where there is no noise.")
+        self.arrive(0, {START: torch.ones_like(self.nodes[0].time)})
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of the schedule."""
+        return self.schedule.steps
+
+    def write(self, slot: str, at: Node, form: Form) -> str:
+        """A row without evaluation; returns its slot."""
+        self.rows.append(Row(slot, at.time, form))
+        return slot
+
+    def ask(self, slot: str, at: Node, form: Form, label: Tensor | None = None, knobs: Mapping[str, float] | None = None) -> Evaluated:
+        """A row that is evaluated."""
+        if at.clean:
+            raise ScheduleError("A schedule cannot evaluate the denoiser at sigma = 0: only its last step may end there.")
+        label = at.time if label is None else label
+        self.rows.append(Row(slot, at.time, form, Evaluation(label, at.alpha, at.sigma, knobs or {})))
+        self.answers += 1
+        return Evaluated(at, slot, f"D{self.answers - 1}")
+
+    def arrive(self, i: int, form: Form) -> None:
+        """Write the state at node i and, unless it is the last, evaluate there for step i."""
+        self.state = f"x{i}"
+        if i == len(self.steps):
+            self.write(self.state, self.nodes[i], form)
+            return
+        step, label = self.steps[i], None
+        if self.labels is not None:
+            label = self.labels[..., i]
+        elif step.label is not None:
+            label = torch.tensor(step.label, dtype=torch.float64)
+        self.history.append(self.ask(self.state, self.nodes[i], form, label, step.knobs))
+
+    def noise(self) -> str:
+        """The next noise slot."""
+        self.noises += 1
+        return f"z{self.noises - 1}"
+
+    def output(self, evaluated: Evaluated, space: str) -> Form:
+        """f of an evaluation: its register where there is one, else spelled out."""
+        slot = self.registers.get((space, evaluated.answer))
+        return {slot: torch.ones_like(evaluated.node.sigma)} if slot else evaluated.form(space)
+
+    def keep(self, i: int) -> None:
+        """Write evaluation i into a register for every space in which a later step looks back to it.
+
+        One tensor is then alive instead of two (state and answer), as in the methods' own implementations.
+        """
+        later = [step for k, step in enumerate(self.steps) if k > i and max(step.order, step.corrector) > k - i]
+        for space in sorted({step.space for step in later} - {"x0"}):
+            evaluated = self.history[i]
+            form = evaluated.form(space)
+            self.registers[space, evaluated.answer] = self.write(f"{space}{evaluated.answer[1:]}", evaluated.node, form)
+
+    def step_form(self, step: Step, s: Evaluated, t: Node, others: list[Evaluated], state: str, relax: float = 1.0) -> Form:
+        """The formula of `quadrature` from s to t with the other evaluations as nodes, as a linear form."""
+        process = self.schedule.process
+        eta = step.eta if step.noise == "sde" else 0.0
+        space = "x0" if step.space == "eps" and s.node.pure else step.space
+        keep, gain = transfer(space, s.node, t, eta)
+        base = self.output(s, space)
+        form: Form = {state: keep}
+        add(form, gain, base)
+        nodes = [other.node for other in others]
+        for other, c in zip(others, weights(step.space, step.domain, step.moment, process, s.node, t, nodes, eta), strict=True):
+            add(form, c * relax, self.output(other, step.space))
+            add(form, -c * relax, self.output(s, step.space))
+        return form

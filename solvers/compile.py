@@ -1,0 +1,60 @@
+"""From a schedule to its rows: compile owns history, start-up and limits; a method gives the rows of one step.
+
+    times  ->  nodes  ->  for every step: METHODS[step.method](builder, i)  ->  rows  ->  Tableau
+
+To add a method, write one function `rows(builder, i)` in a file of its own and name it in METHODS (CONTRIBUTING.md).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from . import multistep, single_step
+from .build import Builder
+from .errors import ScheduleError
+from .schedule import SolverSchedule
+from .tableau import Evaluation, Row, Tableau
+
+METHODS = {"multistep": multistep.rows, "heun": single_step.heun, "midpoint": single_step.midpoint}
+
+
+def compile(schedule: SolverSchedule, times: Tensor | None = None, labels: Tensor | None = None) -> Tableau:
+    """The table of `schedule`, float64.
+
+    Without `times` and `labels` the coefficients are floats. With `times` [..., N + 1] (and `labels` [..., N]: the time
+    told to the network at the start of each step) they are tensors of shape [...], differentiable in both: the schedule
+    then gives the words and the given tensors the numbers; they must keep its ends. Raises ScheduleError.
+    """
+    own = torch.tensor(schedule.times, dtype=torch.float64)
+    if times is not None and times.shape[-1] != len(own):
+        raise ScheduleError(f"This schedule has {len(own)} times, but {times.shape[-1]} were given.")
+    if labels is not None and labels.shape[-1] != len(schedule.steps):
+        raise ScheduleError(f"This schedule has {len(schedule.steps)} labels, but {labels.shape[-1]} were given.")
+    for index, step in enumerate(schedule.steps):
+        if step.method not in METHODS:
+            raise ScheduleError(f"Step {index} wants method {step.method!r}; there are {', '.join(METHODS)}.")
+    builder = Builder(schedule, own if times is None else times.double(), labels)
+    for index, step in enumerate(schedule.steps):
+        METHODS[step.method](builder, index)
+    rows = _without_dead_registers(builder.rows)
+    if times is None and labels is None:
+        rows = [_as_floats(row) for row in rows]
+    return Tableau(tuple(rows))
+
+
+def _without_dead_registers(rows: list[Row]) -> list[Row]:
+    """Drop rows that neither evaluate nor are read."""
+    read = {slot for row in rows for slot in row.terms}
+    return [row for row in rows if row.evaluation or row.slot in read or row is rows[-1]]
+
+
+def _as_floats(row: Row) -> Row:
+    def number(value: float | Tensor) -> float:
+        return float(value) + 0.0  # + 0.0 turns -0.0 into 0.0, so that equal tables have equal files
+
+    terms: Mapping[str, float] = {slot: number(c) for slot, c in row.terms.items()}
+    terms = {slot: c for slot, c in terms.items() if c} or dict(list(terms.items())[:1])
+    e = row.evaluation
+    evaluation = e and Evaluation(number(e.label), number(e.alpha), number(e.sigma), e.knobs)
+    return Row(row.slot, number(row.time), terms, evaluation)

@@ -1,0 +1,274 @@
+"""`NAME.schedule.json`: the one file that any runtime can execute, version 1.
+
+Strict JSON. `executable` holds the rows, the truth a sampler runs; `recipe` the steps they were compiled from, as
+provenance; `golden` a tiny worked example with which a consumer proves its executor. `id` is the sha256 of the executable
+part alone, so re-scoring does not rename a sampler; `digest` covers everything else. Both hash Python's
+`json.dumps(part, sort_keys=True, separators=(",", ":"))`. Nothing in a file is ever imported, called or used as a path.
+
+To execute a file: start with slots = {"xT": x}; for each row, slots[row.slot] = sum of c * slots[name] over its terms, and
+if it has an evaluation, the next slot D0, D1, ... = denoiser(slots[row.slot], label, alpha, sigma). The last row is the sample.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import torch
+
+from .atomic import write_atomically
+from .compile import compile
+from .errors import ScheduleError
+from .golden import Golden, golden_run
+from .process import AnyProcess, Process
+from .schedule import KnobName, SolverSchedule
+from .tableau import Evaluation, Row, Tableau
+
+FORMAT, VERSION = "fewstep-schedule", 1
+MAX_BYTES = 1 << 20
+Text = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Hash = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class EvaluationRecord(_Strict, frozen=True):
+    """One call of the denoiser."""
+
+    label: float
+    alpha: float
+    sigma: float
+    knobs: dict[KnobName, float] = {}
+
+
+class RowRecord(_Strict, frozen=True):
+    """slot = sum of coefficient * term."""
+
+    slot: Annotated[str, msgspec.Meta(max_length=32)]
+    time: float
+    terms: Annotated[tuple[tuple[Annotated[str, msgspec.Meta(max_length=32)], float], ...], msgspec.Meta(max_length=8192)]
+    evaluation: EvaluationRecord | None = None
+
+
+class Executable(_Strict, frozen=True):
+    """All that sampling needs. initial_noise: how x_T is made from standard normal noise."""
+
+    process: AnyProcess
+    nfe: int
+    rows: Annotated[tuple[RowRecord, ...], msgspec.Meta(min_length=1, max_length=8192)]
+    initial_noise: Literal["sigma * standard_normal"] = "sigma * standard_normal"
+    coefficients: Literal["scalar"] = "scalar"
+
+
+class FittedFor(_Strict, frozen=True):
+    """What the numbers were found on; None or "" is "not said". guidance and shift as the model's own users count them."""
+
+    model: Text = ""
+    model_sha256: Hash = ""
+    prediction: Text = ""
+    guidance: float | None = None
+    shift: float | None = None
+    resolution: tuple[int, ...] = ()
+    dtype: Text = ""
+    teacher: Text = ""
+    teacher_error: float | None = None
+
+
+class Score(_Strict, frozen=True):
+    """An error on seeds that nothing was tuned on, beside the best known solver's on the same seeds, with 95 % intervals."""
+
+    metric: Text
+    seeds: int
+    value: float
+    low: float
+    high: float
+    baseline: Text = ""
+    baseline_value: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+
+class Provenance(_Strict, frozen=True):
+    """Where the file comes from."""
+
+    tool: Text = "fewstep"
+    version: Text = ""
+    study: Text = ""
+    trial: int | None = None
+    licence: Text = ""
+    calls_per_evaluation: int = 1
+    test_reads: int = 0
+    note: Text = ""
+
+
+class ScheduleFile(_Strict, frozen=True):
+    """A whole file. `tableau` is built from the rows when the file is loaded."""
+
+    format: Literal["fewstep-schedule"]
+    version: Literal[1]
+    id: Hash
+    digest: Hash
+    executable: Executable
+    golden: Golden
+    sigmas: tuple[float, ...] = ()
+    recipe: SolverSchedule | None = None
+    fitted_for: FittedFor | None = None
+    scores: tuple[Score, ...] = ()
+    provenance: Provenance = Provenance()
+
+    @property
+    def tableau(self) -> Tableau:
+        """The rows, checked, ready for `sample`."""
+        return Tableau(tuple(_row(record) for record in self.executable.rows))
+
+    @property
+    def process(self) -> Process:
+        """The process the times belong to."""
+        return self.executable.process
+
+    def require(self, card: FittedFor | Mapping[str, Any], insist: bool = False) -> None:
+        """Raise ScheduleError in one sentence if this file was fitted for something else than `card` says. insist=True lets it pass."""
+        wanted = card if isinstance(card, FittedFor) else msgspec.convert(dict(card), FittedFor)
+        if insist or self.fitted_for is None:
+            return
+        fields = ("model", "model_sha256", "prediction", "guidance", "shift", "resolution", "dtype")
+        pairs = [(name, getattr(self.fitted_for, name), getattr(wanted, name)) for name in fields]
+        differ = [f"{n} is {theirs!r} but was {ours!r}" for n, ours, theirs in pairs if ours not in (None, "", ()) and ours != theirs]
+        if differ:
+            raise ScheduleError(f"This schedule was fitted for another model ({'; '.join(differ)}); pass insist=True to use it all the same.")
+
+
+def _row(record: RowRecord) -> Row:
+    terms = dict(record.terms)
+    if len(terms) != len(record.terms):
+        raise ScheduleError(f"Row {record.slot!r} names a term twice.")
+    e = record.evaluation
+    return Row(record.slot, record.time, terms, e and Evaluation(e.label, e.alpha, e.sigma, e.knobs))
+
+
+def _record(row: Row) -> RowRecord:
+    terms = tuple((slot, float(c)) for slot, c in row.terms.items())
+    e = row.evaluation
+    return RowRecord(row.slot, float(row.time), terms, e and EvaluationRecord(float(e.label), float(e.alpha), float(e.sigma), dict(e.knobs)))
+
+
+def canonical(part: Any) -> bytes:
+    """The bytes that are hashed."""
+    return json.dumps(msgspec.to_builtins(part), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _hashes(file: ScheduleFile) -> tuple[str, str]:
+    rest = {k: v for k, v in msgspec.to_builtins(file).items() if k not in ("executable", "digest")}
+    rest["id"] = identity = hashlib.sha256(canonical(file.executable)).hexdigest()
+    return identity, hashlib.sha256(canonical(rest)).hexdigest()
+
+
+def save(
+    tableau: Tableau,
+    path: str | os.PathLike[str],
+    *,
+    recipe: SolverSchedule | None = None,
+    process: Process | None = None,
+    fitted_for: FittedFor | None = None,
+    scores: Sequence[Score] = (),
+    provenance: Provenance | None = None,
+) -> ScheduleFile:
+    """Write a table atomically and return the file as it was written.
+
+    Give `recipe` (whose process is used, and which must compile to these rows within 1e-10) or `process`. Raises
+    ScheduleError, and then writes nothing.
+    """
+    if recipe is not None:
+        _agree(tableau, recipe)
+    owner = recipe.process if recipe is not None else process
+    if owner is None:
+        raise ScheduleError("A file needs the process its times belong to: give recipe= or process=.")
+    for row in tableau.rows:
+        if any(isinstance(c, torch.Tensor) and c.ndim for c in row.terms.values()):
+            raise ScheduleError("Only scalar coefficients go into a version-1 file; this table holds a batch of candidates.")
+    executable = Executable(owner, tableau.nfe, tuple(map(_record, tableau.rows)))  # pyright: ignore[reportArgumentType]
+    sigmas = tuple(float(owner.sigma_of(float(row.time))) for row in tableau.rows)
+    blank = ScheduleFile(
+        FORMAT, VERSION, "", "", executable, golden_run(tableau), sigmas, recipe, fitted_for, tuple(scores), provenance or Provenance()
+    )
+    identity, _ = _hashes(blank)
+    file = msgspec.structs.replace(blank, id=identity)
+    file = msgspec.structs.replace(file, digest=_hashes(file)[1])
+    text = json.dumps(msgspec.to_builtins(file), indent=1, allow_nan=False) + "\n"
+    parse(text.encode())  # a file that could not be read again must not be written
+    write_atomically(path, text.encode())
+    return file
+
+
+def load(path: str | os.PathLike[str]) -> ScheduleFile:
+    """Read and check a file: size, structure, version, both hashes, the table's own laws. Raises ScheduleError."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise ScheduleError(f"{Path(path)} cannot be read: {error.strerror}.") from None
+    with os.fdopen(handle, "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ScheduleError(f"{Path(path)} is not a regular file.")
+        if status.st_size > MAX_BYTES:
+            raise ScheduleError(f"{Path(path)} has {status.st_size} bytes; a schedule has at most {MAX_BYTES}.")
+        data = stream.read(MAX_BYTES + 1)
+    try:
+        return parse(data)
+    except ScheduleError as error:
+        raise ScheduleError(f"{Path(path)}: {error}") from None
+
+
+class _Header(msgspec.Struct):
+    format: str = ""
+    version: int = 0
+
+
+def parse(data: bytes) -> ScheduleFile:
+    """The checked file in `data`. Raises ScheduleError."""
+    try:
+        header = msgspec.json.decode(data, type=_Header)
+        if header.format != FORMAT:
+            raise ScheduleError("this is not a Fewstep schedule (its format is not 'fewstep-schedule').")
+        if header.version != VERSION:
+            raise ScheduleError(f"it has version {header.version}, and this release reads version {VERSION}; use the release that wrote it.")
+        file = msgspec.json.decode(data, type=ScheduleFile)
+        json.loads(data, object_pairs_hook=_no_duplicates)  # two readers must not disagree about a repeated key
+        tableau = file.tableau
+    except ScheduleError:
+        raise
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ScheduleError(f"it is damaged or not a schedule: {error}.") from None
+    if tableau.nfe != file.executable.nfe:
+        raise ScheduleError(f"it claims {file.executable.nfe} evaluations, but its rows make {tableau.nfe}.")
+    if (file.id, file.digest) != _hashes(file):
+        raise ScheduleError("its hashes do not fit its contents: it was changed or damaged after it was written.")
+    return file
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ScheduleError("a key is given twice.")
+    return found
+
+
+def _agree(tableau: Tableau, recipe: SolverSchedule) -> None:
+    distance = recipe_distance(tableau, recipe)
+    if not distance <= 1e-10:
+        raise ScheduleError(f"The recipe does not compile to these rows: coefficients differ by {distance:.3g}, more than 1e-10.")
+
+
+def recipe_distance(tableau: Tableau, recipe: SolverSchedule) -> float:
+    """Largest difference between the closed forms of the rows and of the recipe as compiled today; infinite if shapes differ."""
+    ours, theirs = tableau.dense(), compile(recipe).dense()
+    if any(x.shape != y.shape for x, y in zip(ours, theirs, strict=True)):
+        return float("inf")
+    return max((float((x - y).abs().max()) for x, y in zip(ours, theirs, strict=True) if x.numel()), default=0.0)

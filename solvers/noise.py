@@ -1,0 +1,53 @@
+"""Where randomness comes from: one generator per (seed, name), so that no batch split can change a picture."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ScheduleError
+from .tableau import Tableau
+
+NoiseSource = Callable[[str], Tensor]
+
+
+def draw(seeds: Sequence[int], shape: Sequence[int], name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal noise [len(seeds), *shape] on the CPU; sample i depends on seeds[i] and the name alone."""
+    rows = []
+    for seed in seeds:
+        digest = hashlib.sha256(f"{int(seed)}:{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        rows.append(torch.randn(tuple(shape), generator=generator, dtype=torch.float32))
+    return torch.stack(rows).to(dtype) if rows else torch.empty((0, *shape), dtype=dtype)
+
+
+def initial(seeds: Sequence[int], shape: Sequence[int], tableau: Tableau, dtype: torch.dtype = torch.float32) -> Tensor:
+    """x_T [len(seeds), *shape]: sigma_T times standard normal noise, with sigma_T that of the table's first evaluation."""
+    sigma = tableau.evals[0].sigma if tableau.evals else 1.0
+    return draw(seeds, shape, "xT", dtype) * float(sigma)
+
+
+def noise_source(tableau: Tableau, x: Tensor, noise: Any, dtype: torch.dtype) -> NoiseSource:
+    """A function from noise slots to tensors like x, from any of the three forms `sample` accepts."""
+    names = tableau.noises
+    if noise is None:
+        if names:
+            raise ScheduleError(f"This table is stochastic: give noise for {', '.join(names)}, as tensors or as one seed per sample.")
+        return lambda name: x
+    if isinstance(noise, Mapping):
+        given: Mapping[str, Any] = noise
+    else:
+        items = noise.tolist() if isinstance(noise, Tensor) and noise.ndim == 1 else list(noise)
+        if all(isinstance(item, int) for item in items) and (items or not len(x)):
+            if len(items) != len(x):
+                raise ScheduleError(f"Noise by seed needs one seed per sample: {len(x)} samples, {len(items)} seeds.")
+            return lambda name: draw(items, x.shape[1:], name, dtype).to(x.device)
+        if len(items) != len(names):
+            raise ScheduleError(f"This table reads {len(names)} noises ({', '.join(names)}), but {len(items)} were given.")
+        given = dict(zip(names, items, strict=True))
+    for name in names:
+        if name not in given or tuple(given[name].shape) != tuple(x.shape):
+            raise ScheduleError(f"Noise {name!r} is missing or not of the state's shape {tuple(x.shape)}.")
+    return lambda name: given[name].to(x.device, dtype)

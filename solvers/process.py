@@ -1,0 +1,261 @@
+"""Noise processes: x_t = alpha(t) x0 + sigma(t) eps.
+
+    lambda = log(alpha / sigma)      rho = sigma / alpha = exp(-lambda)
+
+t falls from noise to data. Every process is a small frozen record, so that a schedule file can carry it, and answers
+with float64 tensors that are differentiable in t: `alpha(t)`, `sigma(t)`, `lambda_of(t)` and the inverse `time_of(lambda)`.
+t may have any shape. sigma = 0 is a legal end of every process: t = 0, and for `vp-discrete`, whose index 0 is still
+noisy, t = -1. What "sigma" means to the users of a process (`sigmas([...])`) is rho for VP and VE, and t for flow.
+"""
+
+import functools
+import itertools
+import math
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from .errors import ScheduleError
+
+MAX_LENGTH = 100_000
+
+
+def as_time(t: Any) -> Tensor:
+    """A float64 tensor of the given number, list or tensor."""
+    return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+
+
+class Process(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name"):
+    """Base of all processes. A subclass gives `log_alpha`, `sigma` and `time_of`, and its range [0 (data), t_max (noise)]."""
+
+    @property
+    def t_max(self) -> float:
+        """The noisiest time."""
+        return 1.0
+
+    @property
+    def t_clean(self) -> float:
+        """The time at which sigma is zero."""
+        return 0.0
+
+    def log_alpha(self, t: Any) -> Tensor:
+        """log alpha(t)."""
+        raise NotImplementedError
+
+    def alpha(self, t: Any) -> Tensor:
+        """alpha(t), the scale of the data."""
+        return self.log_alpha(t).exp()
+
+    def sigma(self, t: Any) -> Tensor:
+        """sigma(t), the scale of the noise: sqrt(1 - alpha^2) unless a subclass says otherwise."""
+        return (-torch.expm1(2 * self.log_alpha(t))).clamp_min(0).sqrt()
+
+    def lambda_of(self, t: Any) -> Tensor:
+        """log(alpha / sigma) at t."""
+        return self.log_alpha(t) - self.sigma(t).log()
+
+    def time_of(self, lambda_: Any) -> Tensor:
+        """The t at which log(alpha / sigma) = lambda_: the inverse of `lambda_of`."""
+        raise NotImplementedError
+
+    def time_of_sigma(self, sigma: Any) -> Tensor:
+        """The t that users of this process call sigma: here rho = sigma / alpha."""
+        return self.time_of(-as_time(sigma).log())
+
+    def sigma_of(self, t: Any) -> Tensor:
+        """The inverse of `time_of_sigma`."""
+        return self.sigma(t) / self.alpha(t)
+
+    def check_time(self, t: float, what: str = "time") -> None:
+        """Raise ScheduleError unless t lies in this process's range."""
+        if not (math.isfinite(t) and (0 <= t <= self.t_max or t == self.t_clean)):
+            raise ScheduleError(f"{what} {t:g} lies outside [{self.t_clean:g}, {self.t_max:g}], the range of process {name_of(self)!r}.")
+
+
+class VPLinear(Process, frozen=True, forbid_unknown_fields=True, tag="vp-linear"):
+    """Variance preserving, beta(t) linear: log alpha = -t^2 (beta_max - beta_min)/4 - t beta_min/2.  Song et al. 2021, eq. 32."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min <= self.beta_max < math.inf:
+            raise ScheduleError(f"vp-linear needs 0 < beta_min <= beta_max, not {self.beta_min:g} and {self.beta_max:g}.")
+
+    def log_alpha(self, t: Any) -> Tensor:
+        """See the class."""
+        t = as_time(t)
+        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
+
+    def time_of(self, lambda_: Any) -> Tensor:
+        """Solve the quadratic for t, in the form that does not cancel at small t; lambda_ = inf gives 0."""
+        lambda_ = as_time(lambda_)
+        minus_two_log_alpha = torch.logaddexp(-2 * lambda_, torch.zeros_like(lambda_))
+        slope = self.beta_max - self.beta_min
+        return 2 * minus_two_log_alpha / (self.beta_min + (self.beta_min**2 + 2 * slope * minus_two_log_alpha).sqrt())
+
+
+class VPCosine(Process, frozen=True, forbid_unknown_fields=True, tag="vp-cosine"):
+    """Variance preserving: alpha = cos(pi/2 (t + s)/(1 + s)) / cos(pi/2 s/(1 + s)).  Nichol and Dhariwal 2021, eq. 17."""
+
+    s: float = 0.008
+
+    def __post_init__(self) -> None:
+        if not 0 < self.s < 1:
+            raise ScheduleError(f"vp-cosine needs 0 < s < 1, not {self.s:g}.")
+
+    @property
+    def t_max(self) -> float:
+        """0.9946, where lambda reaches about -5.1: beyond it alpha falls to zero too fast to be stepped (DPM-Solver, app. D.4)."""
+        return 0.9946
+
+    def log_alpha(self, t: Any) -> Tensor:
+        """See the class."""
+        quarter = math.pi / 2 / (1 + self.s)
+        return ((as_time(t) + self.s) * quarter).cos().log() - math.log(math.cos(self.s * quarter))
+
+    def sigma(self, t: Any) -> Tensor:
+        """sqrt(1 - alpha^2) as a product of sines, exact near t = 0."""
+        quarter, t = math.pi / 2 / (1 + self.s), as_time(t)
+        product = (t * quarter).sin() * ((t + 2 * self.s) * quarter).sin()  # sin(a-b) sin(a+b) = cos(b)^2 - cos(a)^2
+        return product.clamp_min(0).sqrt() / math.cos(self.s * quarter)
+
+    def time_of(self, lambda_: Any) -> Tensor:
+        """Invert through sin(a-b) sin(a+b) = sin(a)^2 - sin(b)^2 with a the angle of t and b that of t = 0."""
+        quarter = math.pi / 2 / (1 + self.s)
+        start = self.s * quarter
+        sigma2 = torch.sigmoid(-2 * as_time(lambda_))
+        angle = (math.sin(start) ** 2 + sigma2 * math.cos(start) ** 2).sqrt().asin()
+        return angle / quarter - self.s
+
+
+class VPDiscrete(Process, frozen=True, forbid_unknown_fields=True, tag="vp-discrete"):
+    """A trained table alphas_cumprod: t is the training index 0..T-1, fractions by linear interpolation of log rho; t = -1 is clean."""
+
+    alphas_cumprod: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        table = self.alphas_cumprod
+        if not 2 <= len(table) <= MAX_LENGTH or not all(0 < b < a < 1 for a, b in itertools.pairwise(table)):
+            raise ScheduleError("vp-discrete needs alphas_cumprod: at least 2 numbers, decreasing, between 0 and 1.")
+
+    @property
+    def t_max(self) -> float:
+        """The last training index."""
+        return float(len(self.alphas_cumprod) - 1)
+
+    @property
+    def t_clean(self) -> float:
+        """The place of sigma = 0, one before the first trained index."""
+        return -1.0
+
+    def lambda_of(self, t: Any) -> Tensor:
+        """Linear interpolation of lambda between the trained indices; infinite at t = -1."""
+        t, table = as_time(t), lambda_table(self.alphas_cumprod)
+        low = t.detach().floor().long().clamp(0, len(table) - 2)
+        value = table[low] + (t - low) * (table[low + 1] - table[low])
+        return torch.where(t < 0, torch.inf, value)
+
+    def log_alpha(self, t: Any) -> Tensor:
+        """log alpha = -log(1 + exp(-2 lambda)) / 2, from the interpolated lambda."""
+        lambda_ = self.lambda_of(t)
+        return -torch.logaddexp(-2 * lambda_, torch.zeros_like(lambda_)) / 2
+
+    def sigma(self, t: Any) -> Tensor:
+        """sigma = sqrt(sigmoid(-2 lambda))."""
+        return torch.sigmoid(-2 * self.lambda_of(t)).sqrt()
+
+    def time_of(self, lambda_: Any) -> Tensor:
+        """Invert the interpolation; lambda_ beyond the table is extended linearly, infinite is t = -1."""
+        lambda_, table = as_time(lambda_), lambda_table(self.alphas_cumprod)
+        finite = torch.where(lambda_ == torch.inf, table[0], lambda_)
+        low = (torch.searchsorted(-table, -finite.detach().contiguous(), right=True) - 1).clamp(0, len(table) - 2)
+        value = low + (finite - table[low]) / (table[low + 1] - table[low])
+        return torch.where(lambda_ == torch.inf, -1.0, value)
+
+
+class VE(Process, frozen=True, forbid_unknown_fields=True, tag="ve"):
+    """Variance exploding (EDM): alpha = 1, sigma = t.  Karras et al. 2022."""
+
+    sigma_max: float = 1e6
+
+    @property
+    def t_max(self) -> float:
+        """The largest sigma the model was trained on."""
+        return self.sigma_max
+
+    def log_alpha(self, t: Any) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(as_time(t))
+
+    def sigma(self, t: Any) -> Tensor:
+        """t itself."""
+        return as_time(t)
+
+    def time_of(self, lambda_: Any) -> Tensor:
+        """exp(-lambda)."""
+        return (-as_time(lambda_)).exp()
+
+
+class Flow(Process, frozen=True, forbid_unknown_fields=True, tag="flow"):
+    """Rectified flow: alpha = 1 - t, sigma = t, from t = 1 (pure noise, alpha = 0) to t = 0.  Liu et al. 2022, Lipman et al. 2022."""
+
+    def log_alpha(self, t: Any) -> Tensor:
+        """log(1 - t)."""
+        return torch.log1p(-as_time(t))
+
+    def alpha(self, t: Any) -> Tensor:
+        """1 - t."""
+        return 1 - as_time(t)
+
+    def sigma(self, t: Any) -> Tensor:
+        """t itself."""
+        return as_time(t)
+
+    def time_of(self, lambda_: Any) -> Tensor:
+        """sigmoid(-lambda)."""
+        return torch.sigmoid(-as_time(lambda_))
+
+    def time_of_sigma(self, sigma: Any) -> Tensor:
+        """Flow users call t itself sigma."""
+        return as_time(sigma)
+
+    def sigma_of(self, t: Any) -> Tensor:
+        """t itself."""
+        return as_time(t)
+
+
+PROCESSES: dict[str, type[Process]] = {"vp-linear": VPLinear, "vp-cosine": VPCosine, "vp-discrete": VPDiscrete, "ve": VE, "flow": Flow}
+AnyProcess = VPLinear | VPCosine | VPDiscrete | VE | Flow
+
+
+@functools.lru_cache(maxsize=16)
+def lambda_table(alphas_cumprod: tuple[float, ...]) -> Tensor:
+    """lambda at every trained index, log(a / (1 - a)) / 2, made once per table."""
+    a = torch.tensor(alphas_cumprod, dtype=torch.float64)
+    return (a.log() - (-a).log1p()) / 2
+
+
+def name_of(process: Process) -> str:
+    """The word by which `process(...)` makes it."""
+    return str(process.__struct_config__.tag)
+
+
+def process(name: str, **options: Any) -> Process:
+    """Make a process by name: "vp-linear", "vp-cosine", "vp-discrete", "ve", "flow"; options as in the classes above.
+
+    alphas_cumprod may be a list, an array or a tensor. Raises ScheduleError for an unknown name or option.
+    """
+    if name not in PROCESSES:
+        raise ScheduleError(f"There is no process {name!r}; there are {', '.join(PROCESSES)}.")
+    table = options.get("alphas_cumprod")
+    if table is not None:
+        options["alphas_cumprod"] = tuple(float(a) for a in table)
+    try:
+        return msgspec.convert({"name": name, **options}, PROCESSES[name])
+    except msgspec.ValidationError as error:
+        raise ScheduleError(f"Process {name!r} cannot be made: {error}.") from None
+
+

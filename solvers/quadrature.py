@@ -1,0 +1,158 @@
+"""One quadrature for the whole Adams family.
+
+In each space the probability-flow ODE is a pure integral along a coordinate m of the quantity f that is interpolated:
+
+    x_t / S_t = x_s / S_s + integral of f dm       x0:   f = D          S = sigma          m = alpha / sigma
+                                                   eps:  f = eps        S = alpha          m = rho = sigma / alpha
+                                                   flow: f = eps - D    S = alpha + sigma  m = tau = sigma / (alpha + sigma)
+
+With noise of rate eta in x0 space, S = sigma exp(-eta lambda) and m = exp((1 + eta) lambda) (Xue et al. 2023, SA-Solver,
+prop. 4.2). f is replaced by the polynomial through the evaluations in a variable u, the domain: lambda, rho, t. So
+
+    x_t = (S_t / S_s) x_s + S_t (m_t - m_s) f_s + sum_j c_j (f_j - f_s),     c_j = S_t * integral of l_j(u) dm
+
+with l_j the Lagrange polynomials; predictor, corrector and single steps differ only in where the nodes lie. DEIS is eps/t,
+DPM-Solver++ x0/lambda, LMS eps/rho (Zhang and Chen 2023, eq. 15; Lu et al. 2022; Zhao et al. 2023). The integral is
+Gauss-Legendre with 48 nodes in float64, in lambda, or in the bounded coordinate of the space where lambda is infinite.
+Everything is differentiable in the times and works on any leading shape of them.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .process import Process
+
+
+@dataclass(frozen=True)
+class Node:
+    """A point of the grid: its number, its time, and alpha, sigma, lambda there; whether sigma or alpha is zero."""
+
+    index: float
+    time: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    lambda_: Tensor
+    clean: bool
+    pure: bool
+
+
+def node(process: Process, index: float, time: Tensor, reference: float) -> Node:
+    """The node at `time` (any leading shape); `reference` is a concrete time that decides whether it is an end of the process."""
+    pure, clean = bool(process.alpha(reference) == 0), reference == process.t_clean
+    return Node(index, time, process.alpha(time), process.sigma(time), process.lambda_of(time), clean, pure)
+
+
+def coordinate(domain: str, process: Process, at: Node) -> Tensor:
+    """u of a node."""
+    if domain == "lambda":
+        return at.lambda_
+    if domain == "rho":
+        return at.sigma / at.alpha
+    return at.time if domain == "t" else torch.full_like(at.time, at.index)
+
+
+def transfer(space: str, s: Node, t: Node, eta: float) -> tuple[Tensor, Tensor]:
+    """S_t / S_s and S_t (m_t - m_s): how the first-order step weighs x_s and f_s."""
+    if space == "x0":
+        if s.pure or t.clean:  # the limit h = infinity
+            return t.sigma / s.sigma * (0.0 if eta else 1.0), t.alpha
+        h = t.lambda_ - s.lambda_
+        return t.sigma / s.sigma * torch.exp(-eta * h), -t.alpha * torch.expm1(-(1 + eta) * h)
+    if space == "eps":
+        return t.alpha / s.alpha, t.sigma - t.alpha * (s.sigma / s.alpha)
+    scale_t, scale_s = t.alpha + t.sigma, s.alpha + s.sigma
+    return scale_t / scale_s, t.sigma - scale_t * (s.sigma / scale_s)
+
+
+def weights(space: str, domain: str, moment: str, process: Process, s: Node, t: Node, others: Sequence[Node], eta: float) -> list[Tensor]:
+    """c_j for every node in `others`: what multiplies f_j - f_s in the step from s to t.
+
+    A node where u is infinite has weight 0 (the limit). At sigma_t = 0 the domain lambda gives the first-order step and
+    the others the limit of the integral; from alpha_s = 0 the space eps has no bounded measure and gives it too.
+    """
+    zero = torch.zeros_like(t.time + s.time)
+    unbounded = domain in ("lambda", "rho")
+    live = [n for n in others if not (unbounded and n.pure) and not (domain == "lambda" and n.clean)]
+    if not live or (t.clean and domain == "lambda") or (space == "eps" and s.pure):
+        return [zero] * len(others)
+    nodes = [n for n in (s, *live) if not (unbounded and n.pure)]
+    total = transfer(space, s, t, eta)[1]
+    u = [coordinate(domain, process, n) for n in nodes]
+    if moment != "exact" and len(live) == 1 and len(nodes) == 2:
+        theta = (u[1] - u[0]) / (coordinate(domain, process, t) - u[0])
+        found = [(_bh1_total(space, s, t) if moment == "bh1" else total) / (2 * theta)]
+    elif domain == "index":
+        found = [total * c for c in _average([n.index - s.index for n in nodes])[1:]]
+    elif t.clean and space == "x0":
+        found = [total * lagrange(u, j, coordinate(domain, process, t)) for j in range(len(nodes))][-len(live) :]
+    else:
+        positions, density = _rule(space, domain, process, s, t, eta)
+        nodes_u = [v[..., None] for v in u]
+        found = [(density * lagrange(nodes_u, j, positions)).sum(-1) for j in range(len(nodes))][-len(live) :]
+    by_node = {id(n): c for n, c in zip(live, found, strict=True)}
+    return [by_node.get(id(n), zero) for n in others]
+
+
+def lagrange(nodes: Sequence[Tensor], j: int, u: Tensor) -> Tensor:
+    """l_j(u) = product over k != j of (u - u_k) / (u_j - u_k)."""
+    product = torch.ones_like(u)
+    for k, other in enumerate(nodes):
+        if k != j:
+            product = product * (u - other) / (nodes[j] - other)
+    return product
+
+
+@functools.lru_cache(maxsize=1)
+def gauss_legendre() -> tuple[Tensor, Tensor]:
+    """48 nodes and weights on [0, 1]."""
+    positions, mass = np.polynomial.legendre.leggauss(48)
+    return torch.from_numpy((positions + 1) / 2), torch.from_numpy(mass / 2)
+
+
+def _rule(space: str, domain: str, process: Process, s: Node, t: Node, eta: float) -> tuple[Tensor, Tensor]:
+    """u at the quadrature points between s and t, and S_t dm there; both [..., 48]."""
+    theta, mass = gauss_legendre()
+    finite = not (s.pure or t.clean)
+    natural: dict[str, Callable[[Node], Tensor]] = {
+        "x0": lambda n: n.alpha / n.sigma,
+        "eps": lambda n: n.sigma / n.alpha,
+        "flow": lambda n: n.sigma / (n.alpha + n.sigma),
+    }
+    start, end = (n.lambda_ if finite else natural[space](n) for n in (s, t))
+    width = (end - start)[..., None]
+    v = start[..., None] + theta * width
+    if finite:
+        lambda_ = v
+        density = {
+            "x0": lambda: t.alpha[..., None] * (1 + eta) * torch.exp((1 + eta) * (v - t.lambda_[..., None])),
+            "eps": lambda: -t.alpha[..., None] * torch.exp(-v),
+            "flow": lambda: -(t.alpha + t.sigma)[..., None] * torch.sigmoid(-v) * torch.sigmoid(v),
+        }[space]()
+    else:
+        lambda_ = {"x0": v.log, "eps": lambda: -v.log(), "flow": lambda: torch.log1p(-v) - v.log()}[space]()
+        # from alpha_s = 0, m = w^(1 + eta) with w = alpha / sigma; S_t m_t = alpha_t
+        density = {
+            "x0": lambda: t.alpha[..., None] * (1 + eta) * (v / end[..., None]) ** eta / end[..., None],
+            "eps": lambda: t.alpha[..., None],
+            "flow": lambda: (t.alpha + t.sigma)[..., None],
+        }[space]()
+    positions = {"lambda": lambda: lambda_, "rho": lambda: torch.exp(-lambda_), "t": lambda: process.time_of(lambda_)}[domain]()
+    return positions, density * mass * width
+
+
+def _bh1_total(space: str, s: Node, t: Node) -> Tensor:
+    """UniPC's B(h) = h: the total weight with phi_1 replaced by 1.  Zhao et al. 2023, section 3.3."""
+    h = t.lambda_ - s.lambda_
+    return t.alpha * h if space == "x0" else -t.sigma * h
+
+
+def _average(nodes: Sequence[float]) -> list[float]:
+    """The mean over [0, 1] of each Lagrange polynomial on the given numbers: the constant Adams coefficients."""
+    theta, mass = gauss_legendre()
+    columns = [torch.tensor(n, dtype=torch.float64) for n in nodes]
+    return [float((mass * lagrange(columns, j, theta)).sum()) for j in range(len(nodes))]

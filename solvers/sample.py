@@ -1,0 +1,141 @@
+"""Run a table. `advance` is the one pure stepper; `sample` is its driver and the only caller of a network in this room.
+
+    state, request = advance(state, D)        request = (x, at, knobs) to be answered by D, or None when the table is done
+
+A State is a value: advancing it changes nothing, so it can be kept, forked (candidates that share a prefix) or saved.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import ScheduleError
+from .noise import NoiseSource, noise_source
+from .tableau import START, At, Coefficient, Row, Tableau
+
+Denoiser = Callable[..., Tensor]
+Callback = Callable[[Row, Tensor, Tensor | None], Tensor | None]
+
+
+class Request(NamedTuple):
+    """What the denoiser is asked: the state x in the caller's dtype, where it is, and the knobs of this evaluation."""
+
+    x: Tensor
+    at: At
+    knobs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class State:
+    """A sampler between two evaluations: the slots alive, and the next row."""
+
+    rows: tuple[Row, ...]
+    releases: tuple[tuple[str, ...], ...]
+    slots: Mapping[str, Tensor]
+    dtype: torch.dtype
+    noise: NoiseSource
+    callback: Callback | None = None
+    position: int = 0
+    answered: int = field(default=-1)  # the last evaluation that was asked for; -1 before the first
+
+    @property
+    def x(self) -> Tensor:
+        """The newest state, in the caller's dtype."""
+        return self.slots[self.rows[self.position - 1].slot].to(self.dtype)
+
+
+def begin(tableau: Tableau, x: Tensor, noise: Any = None, callback: Callback | None = None) -> State:
+    """The state before the first row. Half-precision latents are combined in float32."""
+    working = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    source = noise_source(tableau, x, noise, working)
+    return State(tableau.rows, tableau.releases, {START: x.to(working)}, x.dtype, source, callback)
+
+
+def extend(state: State, rows: Sequence[Row]) -> State:
+    """The same state with more rows to go: how an adaptive method adds the rows of a step it has just accepted."""
+    return replace(state, rows=(*state.rows, *rows), releases=(*state.releases, *([()] * len(rows))))
+
+
+def advance(state: State, denoised: Tensor | None = None) -> tuple[State, Request | None]:
+    """Take the answer to the last request (None at first) and run rows up to the next request, or to the end (None)."""
+    slots, position, answered = dict(state.slots), state.position, state.answered
+    if denoised is not None:
+        row = state.rows[position - 1]
+        slots[f"D{answered}"] = _checked(denoised, slots[row.slot])
+        _finish(state, slots, position - 1, denoised)
+    while position < len(state.rows):
+        row = state.rows[position]
+        slots[row.slot] = _combine(row.terms, slots, state.noise)
+        position += 1
+        if row.evaluation is not None:
+            moved = replace(state, slots=slots, position=position, answered=answered + 1)
+            return moved, Request(moved.x, row.evaluation.at, row.evaluation.knobs)
+        _finish(state, slots, position - 1, None)
+    return replace(state, slots=slots, position=position, answered=answered), None
+
+
+def sample(
+    denoiser: Denoiser,
+    x: Tensor,
+    tableau: Tableau,
+    noise: Mapping[str, Tensor] | Sequence[Tensor] | Sequence[int] | None = None,
+    callback: Callback | None = None,
+    **knobs: Any,
+) -> Tensor:
+    """Draw one sample per entry of the batch.
+
+    denoiser   `denoiser(x, at, **knobs) -> D`, the data prediction, of x's shape; `at` is an `At`
+    x          x_T [batch, ...], as `initial` makes it
+    noise      what stochastic tables need: a mapping "z0" -> tensor, tensors in row order, or one seed per sample
+    callback   called as callback(row, x, D or None) after every row; a tensor it returns replaces the state
+    knobs      handed to every evaluation, below those of the row
+
+    Returns x of the same shape and dtype. Raises ScheduleError if an answer has another shape or the result is not finite.
+    """
+    state, request = advance(begin(tableau, x, noise, callback))
+    while request is not None:
+        state, request = advance(state, denoiser(request.x, request.at, **{**knobs, **request.knobs}))
+    result = state.x
+    if not torch.isfinite(result.detach().abs().amax() if result.numel() else torch.zeros(())):
+        raise ScheduleError("The sample is not finite: the denoiser answered NaN or infinity, or the table is unstable for this model.")
+    return result
+
+
+def _combine(terms: Mapping[str, Coefficient], slots: Mapping[str, Tensor], noise: NoiseSource) -> Tensor:
+    """sum of coefficient * slot; out of place, because a gradient may need every slot."""
+    total: Tensor | None = None
+    for slot, coefficient in terms.items():
+        value = slots[slot] if slot in slots else noise(slot)
+        if isinstance(coefficient, float):
+            total = value * coefficient if total is None else torch.add(total, value, alpha=coefficient)
+        else:
+            term = value * _broadcast(coefficient, value)
+            total = term if total is None else total + term
+    assert total is not None  # a Tableau has no row without terms
+    return total
+
+
+def _broadcast(coefficient: Tensor, value: Tensor) -> Tensor:
+    coefficient = coefficient.to(value)
+    return coefficient.reshape(coefficient.shape + (1,) * (value.ndim - 1)) if coefficient.ndim else coefficient
+
+
+def _checked(denoised: Any, x: Tensor) -> Tensor:
+    if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+        got = f"shape {tuple(denoised.shape)}" if isinstance(denoised, Tensor) else type(denoised).__name__
+        raise ScheduleError(f"The denoiser must answer a tensor of the state's shape {tuple(x.shape)}, but it answered {got}.")
+    return denoised.to(x.dtype)
+
+
+def _finish(state: State, slots: dict[str, Tensor], index: int, denoised: Tensor | None) -> None:
+    """After row `index` is complete: let the callback see and perhaps replace its state, then free what is dead."""
+    slot = state.rows[index].slot
+    if state.callback is not None:
+        replaced = state.callback(state.rows[index], slots[slot], denoised)
+        if replaced is not None:
+            slots[slot] = _checked(replaced, slots[slot])
+    for dead in state.releases[index]:
+        slots.pop(dead, None)

@@ -1,0 +1,82 @@
+"""The genotype: a solver is a list of steps. It is what a search varies and what `compile` turns into rows.
+
+Every choice of a step is a number or a word. `to` and `label` are times in the process's own t.
+"""
+
+import itertools
+import math
+from typing import Annotated, Literal
+
+import msgspec
+
+from .errors import ScheduleError
+from .process import AnyProcess
+
+MAX_STEPS = 1024
+KnobName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_]\w{0,63}$")]
+Order = Annotated[int, msgspec.Meta(ge=1, le=4)]
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step: evaluate the network at the current state, then move to time `to`.
+
+    method      "multistep" (Adams: uses past evaluations), "heun" or "midpoint" (one more evaluation inside the step)
+    space       what is interpolated: "x0", "eps" or "flow" (eps - x0)
+    domain      in which variable it is a polynomial: "lambda", "rho", "t" or "index" (the step number, as iPNDM does)
+    order       number of evaluations the predictor interpolates, 1..4; fewer at the start, where fewer exist
+    corrector   0, or the number of evaluations that are interpolated together with the new one (UniC)
+    moment      how a two-point formula weighs: "exact", or UniPC's "bh1" / "bh2" (bh2 is DPM-Solver's midpoint rule)
+    relax       multiplies what the step adds to the first-order step; 1 is the method itself
+    label       the time told to the network at the start of the step; none: the time of the state
+    eta, noise  noise injected: "sde" (x0 space only) or "ancestral", as fractions of the reverse-time SDE's
+    knobs       handed verbatim to the denoiser at the start of the step (guidance scale, ...)
+    """
+
+    to: float
+    method: str = "multistep"
+    space: Literal["x0", "eps", "flow"] = "x0"
+    domain: Literal["lambda", "rho", "t", "index"] = "lambda"
+    order: Order = 1
+    corrector: Annotated[int, msgspec.Meta(ge=0, le=4)] = 0
+    moment: Literal["exact", "bh1", "bh2"] = "exact"
+    relax: Annotated[float, msgspec.Meta(ge=-8, le=8)] = 1.0
+    label: float | None = None
+    eta: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0
+    noise: Literal["ancestral", "sde"] = "ancestral"
+    knobs: dict[KnobName, float] = {}
+
+    def __post_init__(self) -> None:
+        numbers = [self.to, self.relax, self.eta, *self.knobs.values(), *([] if self.label is None else [self.label])]
+        if not all(map(math.isfinite, numbers)):
+            raise ScheduleError("A step holds a number that is not finite.")
+        if self.eta and self.noise == "sde" and self.space != "x0":
+            raise ScheduleError("Noise of kind 'sde' needs space 'x0': the noise form is another SDE discretisation.")
+        if self.eta and (self.corrector or self.method != "multistep"):
+            raise ScheduleError("A step with eta > 0 must be a multistep predictor without corrector.")
+        if self.moment == "bh1" and (self.space == "flow" or self.domain != "lambda"):
+            raise ScheduleError("The bh1 moment is defined in the spaces 'x0' and 'eps' with domain 'lambda' only.")
+
+
+class SolverSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A process, a start time and the steps from there: the whole sampler, before compilation."""
+
+    process: AnyProcess
+    start: float
+    steps: Annotated[tuple[Step, ...], msgspec.Meta(min_length=1, max_length=MAX_STEPS)]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.steps) <= MAX_STEPS:
+            raise ScheduleError(f"A schedule needs 1 to {MAX_STEPS} steps, not {len(self.steps)}.")
+        self.process.check_time(self.start, "start")
+        for index, step in enumerate(self.steps):
+            self.process.check_time(step.to, f"step {index}: time")
+            if step.label is not None:
+                self.process.check_time(step.label, f"step {index}: label")
+        for index, (before, after) in enumerate(itertools.pairwise(self.times)):
+            if not after < before:
+                raise ScheduleError(f"Times must decrease from noise to data, but step {index} goes from {before:g} to {after:g}.")
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The start and the end of every step, N + 1 numbers."""
+        return (self.start, *(step.to for step in self.steps))

@@ -1,0 +1,160 @@
+"""The executable table: rows over named slots, and what each row asks of the network.
+
+    slot_r = sum over terms of coefficient * slot,      then perhaps   D_k = denoiser(slot_r, at)
+
+Slots: "xT" is where sampling starts, "x0", "x1", ... are states, "D0", "D1", ... the denoiser's answers in order, "z0", ...
+noise of unit variance; any other name is a register (compiled tables keep eps or flow outputs in "eps0", "flow0", ...).
+A coefficient is a float, or a float64 tensor: a scalar that carries a gradient, or [batch] for a batch of candidates.
+A Tableau checks itself when it is built; an illegal one cannot exist.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import ScheduleError
+
+Coefficient = float | Tensor
+START = "xT"
+MAX_COEFFICIENT = 1e8
+_SLOT = re.compile(r"^[A-Za-z]\w{0,31}$")
+_RESERVED = re.compile(r"^([Dz]\d+|xT|mu)$")
+
+
+class At(NamedTuple):
+    """Where the denoiser is asked: the time told to the network, and alpha and sigma of the state (float64, [] or [batch])."""
+
+    label: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One call of the denoiser at the state its row wrote. The label may differ from the state's time."""
+
+    label: Coefficient
+    alpha: Coefficient
+    sigma: Coefficient
+    knobs: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @functools.cached_property
+    def at(self) -> At:
+        """The same as tensors, as the denoiser gets them."""
+        return At(*(torch.as_tensor(v, dtype=torch.float64) for v in (self.label, self.alpha, self.sigma)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Writes `slot`, the state at `time`, as a sum of `terms`; then evaluates there if `evaluation` is given."""
+
+    slot: str
+    time: Coefficient
+    terms: Mapping[str, Coefficient]
+    evaluation: Evaluation | None = None
+
+
+class Dense(NamedTuple):
+    """x_r = a_r x_T + sum_j B_rj D_j + sum_m G_rm xi_m + M_r mu + bias_r, a row per row of the table, float64.
+
+    Shapes: a, M, bias [rows], B [rows, NFE], G [rows, noises]; a table of batched coefficients puts its batch axis last.
+    """
+
+    a: Tensor
+    B: Tensor
+    G: Tensor
+    M: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """The rows of one sampler. The last row is the sample."""
+
+    rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ScheduleError("A table needs at least one row.")
+        known, answers = {START}, 0
+        for number, row in enumerate(self.rows):
+            where = f"row {number} ({row.slot})"
+            if not _SLOT.match(row.slot) or _RESERVED.match(row.slot) or row.slot in known:
+                raise ScheduleError(f"{where} writes a slot that is badly named, reserved, or written before.")
+            if not row.terms:
+                raise ScheduleError(f"{where} has no terms.")
+            for slot, coefficient in row.terms.items():
+                if slot not in known and not re.fullmatch(r"z\d+", slot):
+                    raise ScheduleError(f"{where} reads {slot!r}, which no earlier row has written.")
+                if isinstance(coefficient, float) and not abs(coefficient) <= MAX_COEFFICIENT:
+                    raise ScheduleError(f"{where} weighs {slot!r} by {coefficient:g}; a coefficient is finite and at most {MAX_COEFFICIENT:g}.")
+            known.add(row.slot)
+            if row.evaluation is not None:
+                _check_evaluation(row.evaluation, where)
+                known.add(f"D{answers}")
+                answers += 1
+        noises = sorted({slot for row in self.rows for slot in row.terms if slot.startswith("z") and slot not in known}, key=lambda z: int(z[1:]))
+        if noises != [f"z{m}" for m in range(len(noises))]:
+            raise ScheduleError(f"Noise slots must be z0, z1, ... without gaps, not {', '.join(noises)}.")
+
+    @functools.cached_property
+    def evals(self) -> tuple[Evaluation, ...]:
+        """The evaluations in the order in which they happen; the k-th answer is slot "Dk"."""
+        return tuple(row.evaluation for row in self.rows if row.evaluation is not None)
+
+    @property
+    def nfe(self) -> int:
+        """Denoiser evaluations per sample."""
+        return len(self.evals)
+
+    @property
+    def times(self) -> tuple[Coefficient, ...]:
+        """The time of the state each row writes."""
+        return tuple(row.time for row in self.rows)
+
+    @functools.cached_property
+    def noises(self) -> tuple[str, ...]:
+        """The noise slots the rows read: z0, z1, ..."""
+        found = {slot for row in self.rows for slot in row.terms if re.fullmatch(r"z\d+", slot)}
+        return tuple(sorted(found, key=lambda z: int(z[1:])))
+
+    @functools.cached_property
+    def releases(self) -> tuple[tuple[str, ...], ...]:
+        """For each row, the slots that no later row reads: what an executor may free after it."""
+        last: dict[str, int] = {}
+        answers = iter(range(self.nfe))
+        for number, row in enumerate(self.rows):
+            last |= dict.fromkeys((*row.terms, row.slot), number)
+            if row.evaluation is not None:
+                last[f"D{next(answers)}"] = number
+        last[self.rows[-1].slot] = len(self.rows)
+        return tuple(tuple(slot for slot, number in last.items() if number == n) for n in range(len(self.rows)))
+
+    def dense(self) -> Dense:
+        """Compose the rows to their closed form, which identifies the sampler."""
+        noises = list(self.noises)
+        columns = [START, *(f"D{k}" for k in range(self.nfe)), *noises]
+        shape = torch.broadcast_shapes(*(torch.as_tensor(c).shape for row in self.rows for c in row.terms.values()))
+        forms = {slot: torch.zeros(len(columns), *shape, dtype=torch.float64) for slot in columns}
+        for index, slot in enumerate(columns):
+            forms[slot][index] = 1.0
+        for row in self.rows:
+            terms = [forms[slot] * (c if isinstance(c, float) else c.double()) for slot, c in row.terms.items()]
+            forms[row.slot] = functools.reduce(torch.add, terms)
+        table = torch.stack([forms[row.slot] for row in self.rows])
+        none = torch.zeros_like(table[:, 0])
+        return Dense(table[:, 0], table[:, 1 : 1 + self.nfe], table[:, 1 + self.nfe :], none, none)
+
+
+def _check_evaluation(evaluation: Evaluation, where: str) -> None:
+    for name in ("label", "alpha", "sigma"):
+        value = getattr(evaluation, name)
+        if isinstance(value, float) and not abs(value) < float("inf"):
+            raise ScheduleError(f"{where} evaluates at {name} {value}, which is not finite.")
+    if isinstance(evaluation.sigma, float) and not evaluation.sigma > 0:
+        raise ScheduleError(f"{where} evaluates at sigma {evaluation.sigma:g}; the denoiser is asked only where there is noise.")
