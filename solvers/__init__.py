@@ -1,9 +1,9 @@
 """Every few-step sampler as a table of rows, and one loop that runs it. Needs torch, numpy and msgspec, nothing else.
 
-    from solvers import process, preset, compile, sample, initial
-    p = process("ve")
-    t = compile(preset("dpmpp-2m", [80.0, 10.0, 1.0, 0.0], p))
-    x = sample(denoiser, initial(range(4), (3, 32, 32), t), t)
+from solvers import process, preset, compile, sample, initial
+p = process("ve")
+t = compile(preset("dpmpp-2m", [80.0, 10.0, 1.0, 0.0], p))
+x = sample(denoiser, initial(range(4), (3, 32, 32), t), t)
 """
 
 from .compile import METHODS, compile

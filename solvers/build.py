@@ -15,7 +15,7 @@ Form = dict[str, Tensor]
 
 
 def add(form: Form, scale: Tensor | float, other: Mapping[str, Tensor]) -> None:
-    """form += scale * other, slot by slot."""
+    """Form += scale * other, slot by slot."""
     for slot, coefficient in other.items():
         form[slot] = form[slot] + scale * coefficient if slot in form else scale * coefficient
 
@@ -29,7 +29,7 @@ class Evaluated:
     answer: str
 
     def form(self, space: str) -> Form:
-        """f in the given space as a linear form of the state and the answer."""
+        """F in the given space as a linear form of the state and the answer."""
         one = torch.ones_like(self.node.sigma)
         if space == "x0":
             return {self.answer: one}
@@ -92,7 +92,7 @@ class Builder:
         return f"z{self.noises - 1}"
 
     def output(self, evaluated: Evaluated, space: str) -> Form:
-        """f of an evaluation: its register where there is one, else spelled out."""
+        """F of an evaluation: its register where there is one, else spelled out."""
         slot = self.registers.get((space, evaluated.answer))
         return {slot: torch.ones_like(evaluated.node.sigma)} if slot else evaluated.form(space)
 

@@ -24,7 +24,7 @@ from .atomic import write_atomically
 from .compile import compile
 from .errors import ScheduleError
 from .golden import Golden, golden_run
-from .process import AnyProcess, Process
+from .process import Process
 from .schedule import KnobName, SolverSchedule
 from .tableau import Evaluation, Row, Tableau
 
@@ -59,7 +59,7 @@ class RowRecord(_Strict, frozen=True):
 class Executable(_Strict, frozen=True):
     """All that sampling needs. initial_noise: how x_T is made from standard normal noise."""
 
-    process: AnyProcess
+    process: Process
     nfe: int
     rows: Annotated[tuple[RowRecord, ...], msgspec.Meta(min_length=1, max_length=8192)]
     initial_noise: Literal["sigma * standard_normal"] = "sigma * standard_normal"
@@ -142,7 +142,9 @@ class ScheduleFile(_Strict, frozen=True):
         pairs = [(name, getattr(self.fitted_for, name), getattr(wanted, name)) for name in fields]
         differ = [f"{n} is {theirs!r} but was {ours!r}" for n, ours, theirs in pairs if ours not in (None, "", ()) and ours != theirs]
         if differ:
-            raise ScheduleError(f"This schedule was fitted for another model ({'; '.join(differ)}); pass insist=True to use it all the same.")
+            raise ScheduleError(
+                f"This schedule was fitted for another model ({'; '.join(differ)}); pass insist=True to use it all the same."
+            )
 
 
 def _row(record: RowRecord) -> Row:
@@ -156,7 +158,9 @@ def _row(record: RowRecord) -> Row:
 def _record(row: Row) -> RowRecord:
     terms = tuple((slot, float(c)) for slot, c in row.terms.items())
     e = row.evaluation
-    return RowRecord(row.slot, float(row.time), terms, e and EvaluationRecord(float(e.label), float(e.alpha), float(e.sigma), dict(e.knobs)))
+    return RowRecord(
+        row.slot, float(row.time), terms, e and EvaluationRecord(float(e.label), float(e.alpha), float(e.sigma), dict(e.knobs))
+    )
 
 
 def canonical(part: Any) -> bytes:
@@ -193,7 +197,7 @@ def save(
     for row in tableau.rows:
         if any(isinstance(c, torch.Tensor) and c.ndim for c in row.terms.values()):
             raise ScheduleError("Only scalar coefficients go into a version-1 file; this table holds a batch of candidates.")
-    executable = Executable(owner, tableau.nfe, tuple(map(_record, tableau.rows)))  # pyright: ignore[reportArgumentType]
+    executable = Executable(owner, tableau.nfe, tuple(map(_record, tableau.rows)))
     sigmas = tuple(float(owner.sigma_of(float(row.time))) for row in tableau.rows)
     blank = ScheduleFile(
         FORMAT, VERSION, "", "", executable, golden_run(tableau), sigmas, recipe, fitted_for, tuple(scores), provenance or Provenance()
@@ -238,7 +242,9 @@ def parse(data: bytes) -> ScheduleFile:
         if header.format != FORMAT:
             raise ScheduleError("this is not a Fewstep schedule (its format is not 'fewstep-schedule').")
         if header.version != VERSION:
-            raise ScheduleError(f"it has version {header.version}, and this release reads version {VERSION}; use the release that wrote it.")
+            raise ScheduleError(
+                f"it has version {header.version}, and this release reads version {VERSION}; use the release that wrote it."
+            )
         file = msgspec.json.decode(data, type=ScheduleFile)
         json.loads(data, object_pairs_hook=_no_duplicates)  # two readers must not disagree about a repeated key
         tableau = file.tableau

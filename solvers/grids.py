@@ -70,7 +70,7 @@ def karras(process: Process, steps: int, start: float, end: float, rho: float = 
 
 
 def log_snr(process: Process, steps: int, start: float, end: float) -> list[float]:
-    """lambda uniform; Lu et al. 2022 (DPM-Solver), section 3.3. The start must have alpha > 0 and the end sigma > 0."""
+    """Lambda uniform; Lu et al. 2022 (DPM-Solver), section 3.3. The start must have alpha > 0 and the end sigma > 0."""
     low, high = (float(process.lambda_of(t)) for t in (start, end))
     if not math.isfinite(low) or not math.isfinite(high):
         raise ScheduleError("The log-snr grid needs a start with alpha > 0 and an end with sigma > 0.")
@@ -78,7 +78,7 @@ def log_snr(process: Process, steps: int, start: float, end: float) -> list[floa
 
 
 def uniform(process: Process, steps: int, start: float, end: float) -> list[float]:
-    """t uniform."""
+    """T uniform."""
     return _pinned(_between(start, end, steps), start, end)
 
 
@@ -90,7 +90,7 @@ def polynomial(process: Process, steps: int, start: float, end: float, power: fl
 
 def _pinned(values: torch.Tensor, start: float, end: float) -> list[float]:
     """The values as floats, with the two ends exactly as asked for."""
-    return [start, *values[1:-1].tolist(), end]
+    return [start, *map(float, values[1:-1]), end]
 
 
 NamedGrid = Callable[..., list[float]]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ NoiseSource = Callable[[str], Tensor]
 
 def draw(seeds: Sequence[int], shape: Sequence[int], name: str, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal noise [len(seeds), *shape] on the CPU; sample i depends on seeds[i] and the name alone."""
-    rows = []
+    rows: list[Tensor] = []
     for seed in seeds:
         digest = hashlib.sha256(f"{int(seed)}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -37,13 +37,14 @@ def noise_source(tableau: Tableau, x: Tensor, noise: Any, dtype: torch.dtype) ->
             raise ScheduleError(f"This table is stochastic: give noise for {', '.join(names)}, as tensors or as one seed per sample.")
         return lambda name: x
     if isinstance(noise, Mapping):
-        given: Mapping[str, Any] = noise
+        given = cast(Mapping[str, Tensor], noise)
     else:
-        items = noise.tolist() if isinstance(noise, Tensor) and noise.ndim == 1 else list(noise)
-        if all(isinstance(item, int) for item in items) and (items or not len(x)):
-            if len(items) != len(x):
-                raise ScheduleError(f"Noise by seed needs one seed per sample: {len(x)} samples, {len(items)} seeds.")
-            return lambda name: draw(items, x.shape[1:], name, dtype).to(x.device)
+        items: list[Any] = list(noise)
+        seeds = [int(item) for item in items if isinstance(item, int)]
+        if len(seeds) == len(items) and (items or not len(x)):
+            if len(seeds) != len(x):
+                raise ScheduleError(f"Noise by seed needs one seed per sample: {len(x)} samples, {len(seeds)} seeds.")
+            return lambda name: draw(seeds, x.shape[1:], name, dtype).to(x.device)
         if len(items) != len(names):
             raise ScheduleError(f"This table reads {len(names)} noises ({', '.join(names)}), but {len(items)} were given.")
         given = dict(zip(names, items, strict=True))

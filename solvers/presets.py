@@ -125,7 +125,7 @@ def preset_for_nfe(name: str, nfe: int, family: str, process: Process, start: fl
     """A preset on a named grid (`grids.GRIDS`) with as many steps as `nfe` evaluations pay for. Raises ScheduleError if none do."""
     if name not in PRESETS:
         raise ScheduleError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
-    if not (isinstance(nfe, int) and nfe >= 1):
+    if nfe < 1:
         raise ScheduleError(f"nfe must be a whole number of at least 1, not {nfe}.")
     steps = steps_for_nfe(name, nfe, end == process.t_clean)
     if steps is None:

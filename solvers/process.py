@@ -27,7 +27,7 @@ def as_time(t: Any) -> Tensor:
     return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
 
 
-class Process(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name"):
+class BaseProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name"):
     """Base of all processes. A subclass gives `log_alpha`, `sigma` and `time_of`, and its range [0 (data), t_max (noise)]."""
 
     @property
@@ -41,15 +41,15 @@ class Process(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
         return 0.0
 
     def log_alpha(self, t: Any) -> Tensor:
-        """log alpha(t)."""
+        """Log alpha(t)."""
         raise NotImplementedError
 
     def alpha(self, t: Any) -> Tensor:
-        """alpha(t), the scale of the data."""
+        """The scale of the data at t."""
         return self.log_alpha(t).exp()
 
     def sigma(self, t: Any) -> Tensor:
-        """sigma(t), the scale of the noise: sqrt(1 - alpha^2) unless a subclass says otherwise."""
+        """The scale of the noise at t: sqrt(1 - alpha^2) unless a subclass says otherwise."""
         return (-torch.expm1(2 * self.log_alpha(t))).clamp_min(0).sqrt()
 
     def lambda_of(self, t: Any) -> Tensor:
@@ -74,7 +74,7 @@ class Process(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
             raise ScheduleError(f"{what} {t:g} lies outside [{self.t_clean:g}, {self.t_max:g}], the range of process {name_of(self)!r}.")
 
 
-class VPLinear(Process, frozen=True, forbid_unknown_fields=True, tag="vp-linear"):
+class VPLinear(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-linear"):
     """Variance preserving, beta(t) linear: log alpha = -t^2 (beta_max - beta_min)/4 - t beta_min/2.  Song et al. 2021, eq. 32."""
 
     beta_min: float = 0.1
@@ -97,7 +97,7 @@ class VPLinear(Process, frozen=True, forbid_unknown_fields=True, tag="vp-linear"
         return 2 * minus_two_log_alpha / (self.beta_min + (self.beta_min**2 + 2 * slope * minus_two_log_alpha).sqrt())
 
 
-class VPCosine(Process, frozen=True, forbid_unknown_fields=True, tag="vp-cosine"):
+class VPCosine(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-cosine"):
     """Variance preserving: alpha = cos(pi/2 (t + s)/(1 + s)) / cos(pi/2 s/(1 + s)).  Nichol and Dhariwal 2021, eq. 17."""
 
     s: float = 0.008
@@ -131,7 +131,7 @@ class VPCosine(Process, frozen=True, forbid_unknown_fields=True, tag="vp-cosine"
         return angle / quarter - self.s
 
 
-class VPDiscrete(Process, frozen=True, forbid_unknown_fields=True, tag="vp-discrete"):
+class VPDiscrete(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-discrete"):
     """A trained table alphas_cumprod: t is the training index 0..T-1, fractions by linear interpolation of log rho; t = -1 is clean."""
 
     alphas_cumprod: tuple[float, ...]
@@ -159,12 +159,12 @@ class VPDiscrete(Process, frozen=True, forbid_unknown_fields=True, tag="vp-discr
         return torch.where(t < 0, torch.inf, value)
 
     def log_alpha(self, t: Any) -> Tensor:
-        """log alpha = -log(1 + exp(-2 lambda)) / 2, from the interpolated lambda."""
+        """Log alpha = -log(1 + exp(-2 lambda)) / 2, from the interpolated lambda."""
         lambda_ = self.lambda_of(t)
         return -torch.logaddexp(-2 * lambda_, torch.zeros_like(lambda_)) / 2
 
     def sigma(self, t: Any) -> Tensor:
-        """sigma = sqrt(sigmoid(-2 lambda))."""
+        """Sigma = sqrt(sigmoid(-2 lambda))."""
         return torch.sigmoid(-2 * self.lambda_of(t)).sqrt()
 
     def time_of(self, lambda_: Any) -> Tensor:
@@ -176,7 +176,7 @@ class VPDiscrete(Process, frozen=True, forbid_unknown_fields=True, tag="vp-discr
         return torch.where(lambda_ == torch.inf, -1.0, value)
 
 
-class VE(Process, frozen=True, forbid_unknown_fields=True, tag="ve"):
+class VE(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="ve"):
     """Variance exploding (EDM): alpha = 1, sigma = t.  Karras et al. 2022."""
 
     sigma_max: float = 1e6
@@ -191,7 +191,7 @@ class VE(Process, frozen=True, forbid_unknown_fields=True, tag="ve"):
         return torch.zeros_like(as_time(t))
 
     def sigma(self, t: Any) -> Tensor:
-        """t itself."""
+        """T itself."""
         return as_time(t)
 
     def time_of(self, lambda_: Any) -> Tensor:
@@ -199,7 +199,7 @@ class VE(Process, frozen=True, forbid_unknown_fields=True, tag="ve"):
         return (-as_time(lambda_)).exp()
 
 
-class Flow(Process, frozen=True, forbid_unknown_fields=True, tag="flow"):
+class Flow(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="flow"):
     """Rectified flow: alpha = 1 - t, sigma = t, from t = 1 (pure noise, alpha = 0) to t = 0.  Liu et al. 2022, Lipman et al. 2022."""
 
     def log_alpha(self, t: Any) -> Tensor:
@@ -211,7 +211,7 @@ class Flow(Process, frozen=True, forbid_unknown_fields=True, tag="flow"):
         return 1 - as_time(t)
 
     def sigma(self, t: Any) -> Tensor:
-        """t itself."""
+        """T itself."""
         return as_time(t)
 
     def time_of(self, lambda_: Any) -> Tensor:
@@ -223,22 +223,22 @@ class Flow(Process, frozen=True, forbid_unknown_fields=True, tag="flow"):
         return as_time(sigma)
 
     def sigma_of(self, t: Any) -> Tensor:
-        """t itself."""
+        """T itself."""
         return as_time(t)
 
 
+Process = VPLinear | VPCosine | VPDiscrete | VE | Flow
 PROCESSES: dict[str, type[Process]] = {"vp-linear": VPLinear, "vp-cosine": VPCosine, "vp-discrete": VPDiscrete, "ve": VE, "flow": Flow}
-AnyProcess = VPLinear | VPCosine | VPDiscrete | VE | Flow
 
 
 @functools.lru_cache(maxsize=16)
 def lambda_table(alphas_cumprod: tuple[float, ...]) -> Tensor:
-    """lambda at every trained index, log(a / (1 - a)) / 2, made once per table."""
+    """Lambda at every trained index, log(a / (1 - a)) / 2, made once per table."""
     a = torch.tensor(alphas_cumprod, dtype=torch.float64)
     return (a.log() - (-a).log1p()) / 2
 
 
-def name_of(process: Process) -> str:
+def name_of(process: BaseProcess) -> str:
     """The word by which `process(...)` makes it."""
     return str(process.__struct_config__.tag)
 
@@ -257,5 +257,3 @@ def process(name: str, **options: Any) -> Process:
         return msgspec.convert({"name": name, **options}, PROCESSES[name])
     except msgspec.ValidationError as error:
         raise ScheduleError(f"Process {name!r} cannot be made: {error}.") from None
-
-

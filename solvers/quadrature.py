@@ -48,7 +48,7 @@ def node(process: Process, index: float, time: Tensor, reference: float) -> Node
 
 
 def coordinate(domain: str, process: Process, at: Node) -> Tensor:
-    """u of a node."""
+    """U of a node."""
     if domain == "lambda":
         return at.lambda_
     if domain == "rho":
@@ -111,11 +111,11 @@ def lagrange(nodes: Sequence[Tensor], j: int, u: Tensor) -> Tensor:
 def gauss_legendre() -> tuple[Tensor, Tensor]:
     """48 nodes and weights on [0, 1]."""
     positions, mass = np.polynomial.legendre.leggauss(48)
-    return torch.from_numpy((positions + 1) / 2), torch.from_numpy(mass / 2)
+    return torch.tensor((positions + 1) / 2), torch.tensor(mass / 2)
 
 
 def _rule(space: str, domain: str, process: Process, s: Node, t: Node, eta: float) -> tuple[Tensor, Tensor]:
-    """u at the quadrature points between s and t, and S_t dm there; both [..., 48]."""
+    """U at the quadrature points between s and t, and S_t dm there; both [..., 48]."""
     theta, mass = gauss_legendre()
     finite = not (s.pure or t.clean)
     natural: dict[str, Callable[[Node], Tensor]] = {

@@ -99,17 +99,17 @@ def sample(
     while request is not None:
         state, request = advance(state, denoiser(request.x, request.at, **{**knobs, **request.knobs}))
     result = state.x
-    if not torch.isfinite(result.detach().abs().amax() if result.numel() else torch.zeros(())):
+    if result.numel() and not torch.isfinite(result.detach().abs().amax()):
         raise ScheduleError("The sample is not finite: the denoiser answered NaN or infinity, or the table is unstable for this model.")
     return result
 
 
 def _combine(terms: Mapping[str, Coefficient], slots: Mapping[str, Tensor], noise: NoiseSource) -> Tensor:
-    """sum of coefficient * slot; out of place, because a gradient may need every slot."""
+    """Sum of coefficient * slot; out of place, because a gradient may need every slot."""
     total: Tensor | None = None
     for slot, coefficient in terms.items():
         value = slots[slot] if slot in slots else noise(slot)
-        if isinstance(coefficient, float):
+        if not isinstance(coefficient, Tensor):
             total = value * coefficient if total is None else torch.add(total, value, alpha=coefficient)
         else:
             term = value * _broadcast(coefficient, value)

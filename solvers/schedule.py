@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from .errors import ScheduleError
-from .process import AnyProcess
+from .process import Process
 
 MAX_STEPS = 1024
 KnobName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_]\w{0,63}$")]
@@ -60,7 +60,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SolverSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A process, a start time and the steps from there: the whole sampler, before compilation."""
 
-    process: AnyProcess
+    process: Process
     start: float
     steps: Annotated[tuple[Step, ...], msgspec.Meta(min_length=1, max_length=MAX_STEPS)]
 

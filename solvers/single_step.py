@@ -7,7 +7,7 @@ A step that ends at sigma = 0 cannot evaluate there: Heun is then first order, a
 
 import torch
 
-from .build import Builder
+from .build import Builder, Evaluated
 from .quadrature import Node, coordinate, node
 
 
@@ -35,7 +35,7 @@ def _two_stages(builder: Builder, i: int, stage: Node | None) -> None:
     step, t, start = builder.steps[i], builder.nodes[i + 1], builder.state
     builder.keep(i)
     current = builder.history[-1]
-    others = []
+    others: list[Evaluated] = []
     if stage is not None:
         form = builder.step_form(step, current, stage, [], start)
         others.append(builder.ask(f"s{i}", stage, form, torch.as_tensor(stage.time)))

@@ -91,14 +91,18 @@ class Tableau:
             for slot, coefficient in row.terms.items():
                 if slot not in known and not re.fullmatch(r"z\d+", slot):
                     raise ScheduleError(f"{where} reads {slot!r}, which no earlier row has written.")
-                if isinstance(coefficient, float) and not abs(coefficient) <= MAX_COEFFICIENT:
-                    raise ScheduleError(f"{where} weighs {slot!r} by {coefficient:g}; a coefficient is finite and at most {MAX_COEFFICIENT:g}.")
+                if not isinstance(coefficient, Tensor) and not abs(coefficient) <= MAX_COEFFICIENT:
+                    raise ScheduleError(
+                        f"{where} weighs {slot!r} by {coefficient:g}; a coefficient is finite and at most {MAX_COEFFICIENT:g}."
+                    )
             known.add(row.slot)
             if row.evaluation is not None:
                 _check_evaluation(row.evaluation, where)
                 known.add(f"D{answers}")
                 answers += 1
-        noises = sorted({slot for row in self.rows for slot in row.terms if slot.startswith("z") and slot not in known}, key=lambda z: int(z[1:]))
+        noises = sorted(
+            {slot for row in self.rows for slot in row.terms if slot.startswith("z") and slot not in known}, key=lambda z: int(z[1:])
+        )
         if noises != [f"z{m}" for m in range(len(noises))]:
             raise ScheduleError(f"Noise slots must be z0, z1, ... without gaps, not {', '.join(noises)}.")
 
@@ -139,12 +143,13 @@ class Tableau:
         """Compose the rows to their closed form, which identifies the sampler."""
         noises = list(self.noises)
         columns = [START, *(f"D{k}" for k in range(self.nfe)), *noises]
-        shape = torch.broadcast_shapes(*(torch.as_tensor(c).shape for row in self.rows for c in row.terms.values()))
+        batch = max((len(c) for row in self.rows for c in row.terms.values() if isinstance(c, Tensor) and c.ndim), default=0)
+        shape = (batch,) if batch else ()
         forms = {slot: torch.zeros(len(columns), *shape, dtype=torch.float64) for slot in columns}
         for index, slot in enumerate(columns):
             forms[slot][index] = 1.0
         for row in self.rows:
-            terms = [forms[slot] * (c if isinstance(c, float) else c.double()) for slot, c in row.terms.items()]
+            terms = [forms[slot] * (c.double() if isinstance(c, Tensor) else c) for slot, c in row.terms.items()]
             forms[row.slot] = functools.reduce(torch.add, terms)
         table = torch.stack([forms[row.slot] for row in self.rows])
         none = torch.zeros_like(table[:, 0])

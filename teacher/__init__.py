@@ -1,0 +1,1 @@
+"""What is imitated: models that answer D(x, at), and the images they converge to."""

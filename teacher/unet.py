@@ -31,6 +31,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x [B, channels_in, H, W], embedding [B, E] -> [B, channels, H, W]."""
         hidden = self.conv_in(functional.silu(self.norm_in(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         hidden = self.conv_out(functional.silu(self.norm_out(hidden) * (1 + scale) + shift))
@@ -48,6 +49,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
         q, k, v = self.qkv(self.norm(x)).flatten(2).chunk(3, dim=1)
         weights = torch.softmax(q.transpose(1, 2) @ k / q.shape[1] ** 0.5, dim=-1)
         return x + self.out((v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:]))
@@ -61,6 +63,7 @@ class UNet(nn.Module):
 
     def __init__(self, wide: int = 32, deep: int = 64, embedding: int = 128) -> None:
         super().__init__()
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.exp(torch.linspace(-2.0, 3.0, embedding // 2)))
         self.embed_noise = nn.Linear(embedding, embedding)
         self.embed_class = nn.Embedding(NULL_CLASS + 1, embedding)
@@ -77,6 +80,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        """F(x; noise, labels)."""
         phase = noise[:, None] * self.frequencies
         embedding = self.embed_noise(torch.cat([phase.sin(), phase.cos()], dim=1)) + self.embed_class(labels)
         embedding = functional.silu(self.embed_out(functional.silu(embedding)))
@@ -96,9 +100,13 @@ class UNet(nn.Module):
         return functional.pixel_shuffle(self.head(functional.silu(self.norm(hidden))), 2)
 
 
-def denoise(network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor, sigma_data: float) -> Tensor:
-    """D(x; sigma) in the EDM process x = x0 + sigma eps.  Shapes: x [B, C, H, W], sigma [B] or [], labels [B]."""
-    sigma = sigma.to(x.dtype).expand(x.shape[0])
+def denoise(network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor, sigma_data: float, told: Tensor | None = None) -> Tensor:
+    """D(x; sigma) in the EDM process x = x0 + sigma eps.  Shapes: x [B, C, H, W], sigma and told [B] or [], labels [B].
+
+    `told` is the sigma that the network is told where it differs from that of the state (decoupled labels).
+    """
+    sigma = sigma.to(x.dtype).expand(len(x))
+    noise = (sigma if told is None else told.to(x.dtype).expand(len(x))).log() / 4
     total = (sigma**2 + sigma_data**2).sqrt()
     c_in, c_out, c_skip = (c[:, None, None, None] for c in (1 / total, sigma * sigma_data / total, (sigma_data / total) ** 2))
-    return c_skip * x + c_out * network(c_in * x, sigma.log() / 4, labels)
+    return c_skip * x + c_out * network(c_in * x, noise, labels)

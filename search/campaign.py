@@ -1,0 +1,123 @@
+"""A campaign: settings, the things they name, and the directory that belongs to them.
+
+A directory belongs to one question (model, budget, seeds, space ...): another question there is refused, and so is a
+second process at the same time.
+"""
+
+import fcntl
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.progress import Progress
+
+from search.errors import CampaignError
+from search.evaluate import errors
+from search.objective import Objective, objective
+from search.result import Cost
+from search.settings import Seeds, Settings
+from search.space import Space
+from solvers import Tableau
+from solvers.atomic import write_atomically
+from teacher import models, trajectories
+from teacher.denoiser import Teacher
+from teacher.trajectories import Targets
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What every stage needs: the settings and what they name."""
+
+    settings: Settings
+    directory: Path
+    teacher: Teacher
+    space: Space
+    objective: Objective
+    progress: Progress
+    solved: dict[str, Targets] = field(default_factory=dict[str, Targets])
+
+    @property
+    def name(self) -> str:
+        """The campaign's name, that of its directory."""
+        return self.directory.name
+
+    def targets(self, block: trajectories.Block) -> Targets:
+        """The teacher's images of a block, from the cache or solved now."""
+        if block not in self.solved:
+            self.solved[block] = blocks(self.teacher, block, self.settings.seeds, self.settings.tolerance, self.progress)
+        return self.solved[block]
+
+    def scores(self, tableaus: Sequence[Tableau], targets: Targets) -> tuple[list[float], Cost]:
+        """The objective of each candidate; infinity where it diverges."""
+        found, cost = errors(self.teacher, tableaus, targets, self.objective.measure, self.settings.chunk)
+        values = [float(v) if math.isfinite(v) else math.inf for v in self.objective.together(found)]
+        return values, cost
+
+
+def blocks(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance: float, progress: Progress) -> Targets:
+    """The teacher's images for as many seeds of the block as the settings say, with a progress bar."""
+    count = getattr(seeds, block)
+    parts = trajectories.shards(teacher, block, count, tolerance)
+    total = -(-count // trajectories.SHARD)
+    return trajectories.gather(teacher, block, list(progress.track(parts, total=total, description=f"teacher, {block} seeds")))
+
+
+def campaign(settings: Settings, progress: Progress) -> Campaign:
+    """Load what the settings name. Raises the rooms' one-sentence errors for bad input, before anything is written."""
+    teacher = models.load(settings.model.name, **settings.model.options)
+    words = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
+    try:
+        space = Space(teacher.process, teacher.start, teacher.end, settings.nfe, **words)
+    except TypeError:
+        raise CampaignError(f"The space does not take all of {', '.join(words)}.") from None
+    for name in settings.perceptual if len(teacher.shape) == 3 else ():
+        objective(name)  # missing LPIPS weights are found now, not after the search
+    return Campaign(settings, directory_of(settings), teacher, space, objective(settings.objective), progress)
+
+
+def directory_of(settings: Settings) -> Path:
+    """Where the campaign lives: as said, or campaigns/MODEL-nfeN."""
+    return Path(settings.directory or f"campaigns/{settings.model.name.replace('/', '_').replace(':', '_')}-nfe{settings.nfe}")
+
+
+def question(campaign: Campaign) -> dict[str, Any]:
+    """Everything that decides the answer: what a directory belongs to."""
+    settings = msgspec.to_builtins(campaign.settings)
+    ours = {k: settings[k] for k in ("model", "nfe", "space", "sampler", "objective", "perceptual", "seeds", "budget", "tolerance", "seed")}
+    return ours | {"digest": campaign.teacher.digest}
+
+
+def claim(campaign: Campaign) -> None:
+    """Make the directory this campaign's, or check that it is. Raises CampaignError naming what differs."""
+    path, ours = campaign.directory / "campaign.json", question(campaign)
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_bytes())
+        except ValueError:
+            raise CampaignError(f"{path} is damaged; move {campaign.directory} away to begin anew.") from None
+        differ = [name for name in ours if ours[name] != theirs.get(name)]
+        if differ:
+            raise CampaignError(
+                f"{campaign.directory} belongs to another campaign (other {', '.join(differ)}); choose another directory=... or move it."
+            )
+        return
+    if campaign.directory.exists() and any(campaign.directory.iterdir()):
+        raise CampaignError(f"{campaign.directory} is not empty and holds no campaign; choose another directory=....")
+    write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; the kernel frees it when the process ends, however it ends. Raises CampaignError if it is held."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CampaignError(f"Another process is running the campaign in {directory}.") from None
+        yield

@@ -1,0 +1,61 @@
+"""What "close to the teacher" means.
+
+A measure maps two batches of images to one error per sample; an objective also says how samples are put together:
+
+    rmse         root of the mean over samples of the mean squared error, in network units
+    l1           mean absolute error
+    lpips-alex   mean LPIPS on AlexNet features (search.perceptual)
+    lpips-vgg    mean LPIPS on VGG16 features
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from search import perceptual
+from search.errors import CampaignError
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error per sample. Shapes: [B, ...], [B, ...] -> [B], float64."""
+    return (found - wanted).double().square().flatten(1).mean(1)
+
+
+def absolute(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean absolute error per sample."""
+    return (found - wanted).double().abs().flatten(1).mean(1)
+
+
+def mean(errors: Tensor) -> Tensor:
+    """Mean over the last axis (samples)."""
+    return errors.mean(-1)
+
+
+def root_mean(errors: Tensor) -> Tensor:
+    """Root of the mean over the last axis (samples)."""
+    return errors.mean(-1).sqrt()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A measure per sample and how samples are put together. Lower is better."""
+
+    name: str
+    measure: Measure
+    together: Callable[[Tensor], Tensor]
+
+
+@functools.lru_cache(maxsize=4)
+def objective(name: str) -> Objective:
+    """The objective of that name. Raises CampaignError, or PerceptualError where LPIPS has no weights."""
+    if name == "rmse":
+        return Objective(name, squared, root_mean)
+    if name == "l1":
+        return Objective(name, absolute, mean)
+    if name in ("lpips-alex", "lpips-vgg"):
+        return Objective(name, perceptual.load(name.removeprefix("lpips-")), mean)  # pyright: ignore[reportArgumentType]
+    raise CampaignError(f"There is no objective {name!r}; there are rmse, l1, lpips-alex and lpips-vgg.")

@@ -1,0 +1,109 @@
+"""What a finished campaign knows: plain records, one JSON file (result.json), read by the report, the table and the tracker."""
+
+from pathlib import Path
+
+import msgspec
+
+from solvers.atomic import write_atomically
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """An estimate with its 95 % bootstrap interval over seeds."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """One sampler on the test seeds. ratio: its RMSE over the best known solver's, paired on the same seeds.
+
+    median is that of the per-seed RMSE: a few bifurcating seeds can carry most of a mean square.
+    """
+
+    name: str
+    nfe: int
+    rmse: Interval
+    median: float
+    ratio: Interval
+    lpips: Interval | None = None
+    lpips_ratio: Interval | None = None
+
+
+class Known(msgspec.Struct, frozen=True):
+    """One known solver on one grid, as it scored while it was tuned. `options` go to `preset`, `grid_options` to `named_grid`."""
+
+    solver: str
+    options: dict[str, str | float]
+    grid: str
+    grid_options: dict[str, float]
+    nfe: int
+    fit: float
+    select: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        words = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in (self.options | self.grid_options).items()]
+        return f"{self.solver} on {self.grid}" + (f" ({', '.join(words)})" if words else "")
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """One trial of the search: its number, its value on `fit` (None if it diverged), and on `select` if it was a finalist."""
+
+    number: int
+    fit: float | None
+    select: float | None = None
+    origin: str = ""
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Evaluations times samples, as asked for (logical) and as the network was called (physical: shared prefixes once)."""
+
+    logical: int = 0
+    physical: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Both together."""
+        return Cost(self.logical + other.logical, self.physical + other.physical)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A campaign's outcome.
+
+    found, baseline   the searched schedule and the best tuned known solver, on test seeds
+    others            further known solvers on test seeds: every preset's best grid
+    curves            for other budgets, the best known solvers on `select` (not test): [Known]
+    known             every tuned known solver, best first
+    """
+
+    model: str
+    nfe: int
+    objective: str
+    found: Scored
+    baseline: Scored
+    others: tuple[Scored, ...]
+    curves: tuple[Known, ...]
+    known: tuple[Known, ...]
+    trials: tuple[Finished, ...]
+    schedule_file: str
+    schedule_id: str
+    teacher_nfe: int
+    teacher_error: float
+    seeds: dict[str, int]
+    calls_per_evaluation: int
+    search_cost: Cost
+    known_cost: Cost
+    seconds: float
+    test_reads: int
+    machine: str
+
+
+def write(result: Result, path: Path) -> None:
+    """Atomically."""
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+
+
+def read(path: Path) -> Result:
+    """The inverse of `write`."""
+    return msgspec.json.decode(path.read_bytes(), type=Result)

@@ -1,0 +1,33 @@
+"""Which of Optuna's samplers proposes: one word in conf/sampler.
+
+A fresh sampler is made for every generation from (seed, generation), so that its proposals depend on nothing but those two
+and the trials before: a resumed campaign goes on exactly as an undisturbed one.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from search.errors import CampaignError
+
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "tpe": optuna.samplers.TPESampler,
+    "random": optuna.samplers.RandomSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+    "nsgaii": optuna.samplers.NSGAIISampler,
+    "gp": optuna.samplers.GPSampler,
+}
+
+
+def sampler(name: str, seed: int, generation: int, **options: Any) -> BaseSampler:
+    """The sampler of one generation. Raises CampaignError for an unknown name or option."""
+    if name not in SAMPLERS:
+        raise CampaignError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
+    digest = hashlib.sha256(f"{seed}:{generation}".encode()).digest()
+    try:
+        return SAMPLERS[name](seed=int.from_bytes(digest[:4], "little"), **options)
+    except TypeError:
+        raise CampaignError(f"Sampler {name!r} does not take the options {', '.join(options)}.") from None

@@ -1,0 +1,103 @@
+"""The study: ask, evaluate, tell, to the end of the budget.
+
+A generation depends on the seed, its number and the trials before it alone. One that was cut short is proposed again and
+only what is missing is scored: a resumed campaign is the undisturbed one.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search import baselines, storage, tracker
+from search.campaign import Campaign
+from search.result import Cost, Known
+from search.samplers import sampler
+from search.space import Params
+from solvers import ScheduleError, compile
+
+
+class Proposals:
+    """Optuna's sampler in front of a copy of the study in memory, where asking costs milliseconds and commits nothing."""
+
+    def __init__(self, campaign: Campaign, known: Sequence[Known]) -> None:
+        self._campaign = campaign
+        self._queue = enqueued(campaign, known)
+        self._distributions = campaign.space.distributions()
+        self._memory = optuna.create_study()
+        self._learned = 0
+
+    def generation(self, number: int, before: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The candidates of a generation, unscored: what is still queued, then what the sampler asks for, given the trials before."""
+        settings = self._campaign.settings
+        size = settings.budget.generation
+        self._memory.add_trials(before[self._learned :])
+        self._learned = len(before)
+        found = [self._trial(params, {"origin": origin}, {}) for params, origin in self._queue[number * size : (number + 1) * size]]
+        self._memory.sampler = sampler(settings.sampler.name, settings.seed, number, **settings.sampler.options)
+        asked = [self._memory.ask(self._distributions) for _ in range(size - len(found))]
+        for trial in asked:
+            frozen = self._memory.trials[trial.number]
+            found.append(self._trial(trial.params, {}, frozen.system_attrs))
+        for trial in asked:  # their scored twins are added with the next generation
+            self._memory.tell(trial, state=TrialState.FAIL)
+        return found
+
+    def _trial(self, params: Params, user: dict[str, Any], system: dict[str, Any]) -> FrozenTrial:
+        return optuna.trial.create_trial(
+            state=TrialState.PRUNED, params=params, distributions=self._distributions, user_attrs=user, system_attrs=system
+        )
+
+
+def scored(trial: FrozenTrial, value: float) -> FrozenTrial:
+    """The trial with its value. One that diverged stays PRUNED: samplers learn from it, and it can never be the best."""
+    if math.isfinite(value):
+        trial.state, trial.values = TrialState.COMPLETE, [value]
+    return trial
+
+
+def explore(campaign: Campaign, known: Sequence[Known], mirror: tracker.Mirror) -> tuple[list[FrozenTrial], Cost]:
+    """Every trial of the study once its budget is spent, and what they cost. The first are the known solvers that lie in the space."""
+    settings = campaign.settings
+    url = settings.storage or f"sqlite:///{campaign.directory / 'study.sqlite'}"
+    study = storage.open_study(url, campaign.name)
+    trials = storage.finished(study)
+    targets = campaign.targets("fit") if len(trials) < settings.budget.trials else None
+    size, proposals = settings.budget.generation, Proposals(campaign, known)
+    best = min((t.value for t in trials if t.value is not None), default=math.inf)
+    task = campaign.progress.add_task("search", total=settings.budget.trials, completed=len(trials))
+    while targets is not None and len(trials) < settings.budget.trials:
+        generation = len(trials) // size
+        proposed = proposals.generation(generation, trials[: generation * size])
+        missing = proposed[len(trials) - generation * size :][: settings.budget.trials - len(trials)]
+        values, _ = campaign.scores([compile(campaign.space.decode(trial.params)) for trial in missing], targets)
+        made = [scored(trial, value) for trial, value in zip(missing, values, strict=True)]
+        storage.record(study, made)
+        for number, (trial, value) in enumerate(zip(made, values, strict=True), len(trials)):
+            best = min(best, value)
+            mirror.trial(number, trial.value, best)
+        trials = storage.finished(study)
+        campaign.progress.update(task, completed=len(trials), description=f"search, best {best:.4f}")
+    campaign.progress.update(task, completed=len(trials))
+    return trials, cost_of(campaign, trials)
+
+
+def cost_of(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Cost:
+    """What the trials cost: each asks nfe evaluations per fit seed; the first one is shared within a chunk."""
+    seeds, nfe = campaign.settings.seeds.fit, campaign.settings.nfe
+    together = max(1, min(campaign.settings.budget.generation, campaign.settings.chunk // seeds))
+    return Cost(len(trials) * nfe * seeds, len(trials) * (nfe - 1) * seeds + -(-len(trials) // together) * seeds)
+
+
+def enqueued(campaign: Campaign, known: Sequence[Known]) -> list[tuple[Params, str]]:
+    """The known solvers from which the search starts: of those that lie in the space, the best of each kind and the best few."""
+    chosen = [*baselines.best_per_solver(known), *known[:8]]
+    found: list[tuple[Params, str]] = []
+    for item in [item for index, item in enumerate(chosen) if item not in chosen[:index]]:
+        try:
+            found.append((campaign.space.encode(baselines.schedule(item, campaign.teacher)), item.name))
+        except ScheduleError:
+            continue  # two-stage methods and words that were switched off stay outside: they are baselines all the same
+    return found

@@ -1,0 +1,102 @@
+"""What a teacher answers: D(x, at) = E[x0 | x], whatever its network predicts, and whatever stands between the two.
+
+A denoiser is called as denoiser(x, at, cond=..., **knobs): x [B, ...] is the state; at.label the time told to the network,
+at.alpha and at.sigma the scales of the state (float64, [] or [B]); cond [B, ...] belongs to the samples and is sliced with
+them; other knobs come from the rows and the teacher. It returns D of x's shape.
+
+Everything that is not a plain weighted sum lives here: guidance, thresholding, clipping, caching. A denoiser is wrapped,
+never subclassed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from solvers import At, Process
+from solvers.prediction import Prediction, check, to_denoised
+from solvers.process import name_of
+from solvers.sample import Denoiser
+from teacher.errors import TeacherError
+
+Label = Literal["t", "sigma", "index"]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The model whose sampler we seek, with everything that fixes its samples.
+
+    start, end   the noisiest and the cleanest time of its sampling, in the process's own t
+    conditions   from seeds to cond [B, ...], or None for an unconditional model
+    knobs        what every evaluation gets (guidance scale)
+    calls        network calls behind one evaluation
+    digest       sha256 of the weights and the conventions: what a cached trajectory belongs to
+    """
+
+    name: str
+    denoiser: Denoiser
+    process: Process
+    start: float
+    end: float
+    shape: tuple[int, ...]
+    digest: str
+    prediction: str = "x0"
+    conditions: Callable[[list[int]], Tensor | None] = lambda seeds: None
+    knobs: tuple[tuple[str, float], ...] = ()
+    calls: int = 1
+    licence: str = ""
+
+
+def wrap(
+    network: Callable[..., Tensor], process: Process, prediction: Prediction, label: Label = "t", pass_cond: str | None = None
+) -> Denoiser:
+    """Bring any network: `network(x, label) -> f` becomes a Denoiser.
+
+    prediction  "eps", "x0", "v" or "flow": what f is
+    label       what the network is told: "t" the process's own time, "sigma" what its users call sigma, "index" the
+                training index (vp-discrete: t itself; flow: 1000 t, as in diffusers)
+    pass_cond   the name of the keyword by which the network takes `cond`, if it does
+    """
+    check(prediction)
+    if label not in ("t", "sigma", "index"):
+        raise TeacherError(f"There is no label {label!r}; there are t, sigma and index.")
+    if label == "index" and name_of(process) not in ("vp-discrete", "flow"):
+        raise TeacherError(f"Process {name_of(process)!r} has no training index; use label 't' or 'sigma'.")
+
+    def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
+        told = at.label
+        if label == "sigma":
+            told = process.sigma_of(told)
+        elif label == "index" and name_of(process) == "flow":
+            told = told * 1000
+        if pass_cond is not None:
+            knobs[pass_cond] = cond
+        f = network(x, told.to(x).expand(len(x)), **knobs)
+        return to_denoised(prediction, f, x, along(at.alpha, x), along(at.sigma, x))
+
+    return denoiser
+
+
+def along(value: Tensor, x: Tensor) -> Tensor:
+    """A scalar or per-sample number shaped to multiply x."""
+    value = value.to(x)
+    return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
+
+
+def guided(denoiser: Denoiser, null: int) -> Denoiser:
+    """Classifier-free guidance: D_null + guidance (D_cond - D_null), both in one doubled batch.  Ho and Salimans 2022, eq. 6.
+
+    The knob `guidance` is a float; 1 (the default) asks the conditional network alone.
+    """
+
+    def call(x: Tensor, at: At, *, cond: Tensor | None = None, guidance: float = 1.0, **knobs: Any) -> Tensor:
+        if guidance == 1.0 or cond is None:
+            return denoiser(x, at, cond=cond, **knobs)
+        twice = At(*(value.repeat(2) if value.ndim else value for value in at))
+        both = denoiser(torch.cat([x, x]), twice, cond=torch.cat([cond, torch.full_like(cond, null)]), **knobs)
+        with_class, without = both.chunk(2)
+        return without + guidance * (with_class - without)
+
+    return call

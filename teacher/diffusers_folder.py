@@ -1,0 +1,61 @@
+"""A local diffusers folder as a teacher: a U-Net with its scheduler's table of alphas, or a whole pipeline's U-Net.
+
+The scheduler config says which process the network was trained on (alphas_cumprod) and what it predicts; the folder is
+read with diffusers' own loaders, offline. Networks that need text are brought with `teacher.denoiser.wrap` instead.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from solvers import process
+from teacher.denoiser import Teacher, guided, wrap
+from teacher.errors import TeacherError
+
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+
+
+def diffusers_teacher(folder: Path, guidance: float = 1.0, start: float | None = None, end: float = 0.0) -> Teacher:
+    """The teacher in `folder` (a pipeline with unet/ and scheduler/). Times are training indices; end 0 is the last trained noise."""
+    try:
+        from diffusers import DDPMScheduler, UNet2DModel
+    except ImportError:
+        raise TeacherError("A diffusers folder needs diffusers: run `pip install diffusers`.") from None
+    if not (folder / "unet" / "config.json").is_file() or not (folder / "scheduler").is_dir():
+        raise TeacherError(f"{folder} is no local diffusers pipeline: it needs the folders unet/ and scheduler/.")
+    try:
+        unet = UNet2DModel.from_pretrained(folder, subfolder="unet", local_files_only=True, use_safetensors=True)
+        scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TeacherError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
+    kind = scheduler.config["prediction_type"]
+    if kind not in PREDICTIONS:
+        raise TeacherError(f"{folder} predicts {kind!r}; known are {', '.join(PREDICTIONS)}.")
+    unet.eval().requires_grad_(False)
+    table = process("vp-discrete", alphas_cumprod=scheduler.alphas_cumprod.double())
+    classes = unet.config["num_class_embeds"]
+
+    def network(x: torch.Tensor, t: torch.Tensor, **knobs: Any) -> torch.Tensor:
+        return unet(x, t, **knobs).sample
+
+    denoiser = wrap(network, table, PREDICTIONS[kind], "index", "class_labels" if classes else None)  # pyright: ignore[reportArgumentType]
+    files = sorted((folder / "unet").glob("*.safetensors"))
+    return Teacher(
+        name=f"diffusers:{folder.name}",
+        denoiser=guided(denoiser, classes - 1) if classes else denoiser,
+        process=table,
+        start=table.t_max if start is None else start,
+        end=end,
+        shape=(unet.config["in_channels"], *_square(unet.config["sample_size"])),
+        digest=hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest(),
+        prediction=PREDICTIONS[kind],
+        conditions=(lambda seeds: torch.tensor([seed % (classes - 1) for seed in seeds])) if classes else (lambda seeds: None),
+        knobs=(("guidance", float(guidance)),) if guidance != 1.0 else (),
+        calls=1 if guidance == 1.0 else 2,
+    )
+
+
+def _square(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,0 +1,103 @@
+"""Teachers by name.
+
+    digits                 the embedded class-conditional U-Net (32x32 MNIST), knob `guidance`
+    galaxies               the score network of the galaxygrad wheel (32x32 survey images), which the user installs
+    diffusers:PATH         a local diffusers pipeline or U-Net folder (unconditional or class-conditional)
+    gaussian, mixture      analytic and exact
+
+A loader returns a `Teacher`. Nothing is ever downloaded.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from solvers import At, process
+from teacher import galaxies
+from teacher.analytic import analytic_teacher
+from teacher.denoiser import Teacher, guided
+from teacher.diffusers_folder import diffusers_teacher
+from teacher.errors import TeacherError
+from teacher.pretrain import HOME
+from teacher.unet import NULL_CLASS, UNet, denoise
+
+DIGITS = HOME / "weights.safetensors"
+
+
+def digits(weights: str | Path = DIGITS, guidance: float = 1.0) -> Teacher:
+    """The embedded teacher. cond is the class 0..9, by default the seed modulo 10."""
+    weights = Path(weights)
+    if not weights.is_file():
+        raise TeacherError(f"The weights {weights} are missing: run `python -m teacher.pretrain`, or check out the repository whole.")
+    try:
+        with safetensors.safe_open(weights, "pt") as file:
+            sigma_data = float(file.metadata()["sigma_data"])
+        network = UNet()
+        network.load_state_dict(safetensors.torch.load_file(weights))
+    except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError):
+        raise TeacherError(f"The weights {weights} are damaged or belong to another network.") from None
+    network.eval().requires_grad_(False)
+
+    def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None) -> Tensor:
+        labels = torch.full((len(x),), NULL_CLASS) if cond is None else cond
+        return denoise(network, x, at.sigma, labels, sigma_data, told=at.label)
+
+    return Teacher(
+        name="digits",
+        denoiser=guided(denoiser, NULL_CLASS),
+        process=process("ve", sigma_max=80.0),
+        start=80.0,
+        end=0.02,
+        shape=(1, 32, 32),
+        digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        conditions=lambda seeds: torch.tensor([seed % 10 for seed in seeds]),
+        knobs=(("guidance", float(guidance)),) if guidance != 1.0 else (),
+        calls=1 if guidance == 1.0 else 2,
+        licence="weights trained on MNIST (LeCun, Cortes)",
+    )
+
+
+def galaxies_teacher(weights: Path | None = None) -> Teacher:
+    """Score network of SampsonML/galaxygrad on HSC survey images, in its own space log(image + 1) / 0.1."""
+    path = weights or galaxies.find_weights()
+    network = galaxies.load(path)
+
+    def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None) -> Tensor:
+        return galaxies.denoise(network, x, at.sigma, told=at.label)
+
+    return Teacher(
+        name="galaxies",
+        denoiser=denoiser,
+        process=process("ve", sigma_max=148.0),
+        start=100.0,
+        end=0.05,
+        shape=(1, 32, 32),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        licence="weights: none declared (galaxygrad)",
+    )
+
+
+LOADERS: dict[str, Callable[..., Teacher]] = {
+    "digits": digits,
+    "galaxies": galaxies_teacher,
+    "gaussian": functools.partial(analytic_teacher, "gaussian", process("ve", sigma_max=80.0), 80.0, 0.02),
+    "mixture": functools.partial(analytic_teacher, "mixture", process("vp-linear"), 1.0, 1e-3),
+}
+
+
+def load(name: str, **options: Any) -> Teacher:
+    """The teacher of that name. Raises TeacherError in one sentence if it is unknown, missing or damaged."""
+    if name.startswith("diffusers:"):
+        return diffusers_teacher(Path(name.removeprefix("diffusers:")), **options)
+    if name not in LOADERS:
+        raise TeacherError(f"There is no model {name!r}; there are {', '.join(LOADERS)} and diffusers:PATH.")
+    try:
+        return LOADERS[name](**options)
+    except TypeError:
+        raise TeacherError(f"Model {name!r} does not take the options {', '.join(options)}.") from None

@@ -1,0 +1,108 @@
+"""What the teacher itself would draw: its probability-flow ODE solved until it no longer changes.
+
+Solved with N and with 2N steps (UniPC-3 on a Karras grid, orders to the end), N doubling until the RMSE between the two is
+below the tolerance: that difference is the teacher's own error, stored with the images. Seeds come in three blocks that
+cannot meet: `fit` tunes, `select` chooses among finalists, `test` is what is reported.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from solvers import Tableau, compile, initial, named_grid, preset, sample
+from teacher import cache
+from teacher.denoiser import Teacher
+from teacher.errors import TeacherError
+
+Block = Literal["fit", "select", "test"]
+BLOCK_SIZE = 1_000_000
+BLOCKS: dict[Block, int] = {"fit": 0, "select": BLOCK_SIZE, "test": 2 * BLOCK_SIZE}
+SHARD = 64
+SOLVER = "unipc-3, karras 7, tail full"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where samples start and where they should end. Shapes: noise and images [seeds, ...], cond [seeds, ...] or None.
+
+    error is the RMSE between the teacher at its last two resolutions; nfe the evaluations of the finer one.
+    """
+
+    block: Block
+    seeds: tuple[int, ...]
+    noise: Tensor
+    images: Tensor
+    cond: Tensor | None
+    error: float
+    nfe: int
+
+
+def seeds_of(block: Block, count: int) -> tuple[int, ...]:
+    """The first `count` seeds of a block."""
+    if not 1 <= count <= BLOCK_SIZE:
+        raise TeacherError(f"A block has 1 to {BLOCK_SIZE} seeds, not {count}.")
+    return tuple(range(BLOCKS[block], BLOCKS[block] + count))
+
+
+def reference(teacher: Teacher, steps: int) -> Tableau:
+    """The table that the teacher is solved with."""
+    grid = named_grid("karras", teacher.process, steps, teacher.start, teacher.end)
+    return compile(preset("unipc-3", grid, teacher.process, tail="full"))
+
+
+def targets(teacher: Teacher, block: Block, count: int, tolerance: float = 1e-3, root: Path = cache.ROOT) -> Targets:
+    """The teacher's images for the first `count` seeds of `block`, from the cache where they are."""
+    return gather(teacher, block, list(shards(teacher, block, count, tolerance, root)))
+
+
+def shards(
+    teacher: Teacher, block: Block, count: int, tolerance: float, root: Path = cache.ROOT, rank: int = 0, world: int = 1
+) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor]]]:
+    """The shards of 64 seeds one by one; with rank and world only every world-th, so that several processes can share the work."""
+    for first in range(rank * SHARD, count, world * SHARD):
+        seeds = seeds_of(block, min(first + SHARD, count))[first:]
+        facts = {
+            "model": teacher.digest,
+            "process": repr(teacher.process),
+            "span": [teacher.start, teacher.end],
+            "knobs": list(teacher.knobs),
+            "seeds": [seeds[0], len(seeds)],
+            "tolerance": tolerance,
+            "solver": SOLVER,
+        }
+        yield seeds, cache.fetch(root, facts, lambda seeds=seeds: converge(teacher, seeds, tolerance))
+
+
+def gather(teacher: Teacher, block: Block, parts: Sequence[tuple[tuple[int, ...], dict[str, Tensor]]]) -> Targets:
+    """Shards put together; the error is that of all their seeds."""
+    seeds = tuple(seed for part, _ in parts for seed in part)
+    joined = {name: torch.cat([tensors[name] for _, tensors in parts]) for name in ("noise", "images", "squared_error")}
+    nfe = max(int(tensors["nfe"]) for _, tensors in parts)
+    error = float(joined["squared_error"].mean().sqrt())
+    return Targets(block, seeds, joined["noise"], joined["images"], teacher.conditions(list(seeds)), error, nfe)
+
+
+def converge(teacher: Teacher, seeds: Sequence[int], tolerance: float, steps: int = 32, most: int = 512) -> dict[str, Tensor]:
+    """Solve at N and 2N, doubling N, until the RMSE between them is below `tolerance`. Raises TeacherError if it never is."""
+    cond = teacher.conditions(list(seeds))
+    noise = initial(seeds, teacher.shape, reference(teacher, 1))
+    knobs: dict[str, Any] = dict(teacher.knobs)
+    with torch.no_grad():
+        coarse = sample(teacher.denoiser, noise, reference(teacher, steps), cond=cond, **knobs)
+        while True:
+            steps *= 2
+            fine = sample(teacher.denoiser, noise, reference(teacher, steps), cond=cond, **knobs)
+            squared_error = (fine - coarse).square().flatten(1).mean(1)
+            if float(squared_error.mean().sqrt()) < tolerance:
+                break
+            if 2 * steps > most:
+                raise TeacherError(
+                    f"Teacher {teacher.name!r} did not converge: {steps // 2} and {steps} evaluations differ by "
+                    f"{float(squared_error.mean().sqrt()):.2g} (RMSE), more than the tolerance {tolerance:g}."
+                )
+            coarse = fine
+    return {"noise": noise, "images": fine, "squared_error": squared_error, "nfe": torch.tensor(steps)}

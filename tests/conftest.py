@@ -1,0 +1,21 @@
+"""Shared by all tests: one thread, so that a busy machine and an idle one do the same arithmetic; the processes under test."""
+
+import warnings
+
+import pytest
+import torch
+
+import oracle
+
+torch.set_num_threads(1)
+
+# torch builds its forward-mode rules at the first use, with a call that it deprecates itself; not ours, once, here.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    torch.func.jvp(torch.sin, (torch.ones(1),), (torch.ones(1),))
+
+
+@pytest.fixture(params=oracle.CASES.values(), ids=oracle.CASES.keys())
+def case(request: pytest.FixtureRequest) -> oracle.Case:
+    """Every process, with where sampling starts and where it nearly ends."""
+    return request.param

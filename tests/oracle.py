@@ -1,0 +1,107 @@
+"""Exact denoisers and exact solutions, written apart from the code under test. Everything is float64."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from solvers import At, Process, process
+
+
+@dataclass(frozen=True)
+class Case:
+    """A process, the time where sampling starts, and a late time that is still noisy."""
+
+    process: Process
+    start: float
+    end: float
+
+    def grid(self, steps: int, clean: bool) -> list[float]:
+        """Uniform times from the start, to sigma = 0 or to the late time."""
+        end = self.process.t_clean if clean else self.end
+        return [*torch.linspace(self.start, end, steps + 1, dtype=torch.float64)[:-1].tolist(), end]
+
+
+def scaled_linear_table() -> Tensor:
+    """alphas_cumprod of Stable Diffusion: 1000 betas, their roots uniform from .00085 to .012."""
+    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+
+
+CASES: dict[str, Case] = {
+    "vp-linear": Case(process("vp-linear"), 1.0, 1e-3),
+    "vp-cosine": Case(process("vp-cosine"), 0.9946, 1e-3),
+    "vp-discrete": Case(process("vp-discrete", alphas_cumprod=scaled_linear_table()), 999.0, 0.0),
+    "ve": Case(process("ve"), 80.0, 2e-3),
+    "flow": Case(process("flow"), 1.0, 1e-2),
+}
+
+
+def _on(value: Tensor, x: Tensor) -> Tensor:
+    """A scalar or [batch] number, shaped to multiply x."""
+    return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Data N(mean, scale^2), independent in every dimension; mean and scale have the shape of one sample."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __call__(self, x: Tensor, at: At, **knobs: float) -> Tensor:
+        """E[x0 | x]."""
+        alpha, sigma = _on(at.alpha, x), _on(at.sigma, x)
+        return (self.mean + self.gain(alpha, sigma) * (x - alpha * self.mean)).to(x.dtype)
+
+    def gain(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """How E[x0 | x] follows x."""
+        return alpha * self.scale**2 / (alpha**2 * self.scale**2 + sigma**2)
+
+    def spread(self, process: Process, t: float | Tensor) -> Tensor:
+        """The standard deviation of x_t."""
+        return (process.alpha(t) ** 2 * self.scale**2 + process.sigma(t) ** 2).sqrt()
+
+    def solution(self, process: Process, x: Tensor, start: float | Tensor, t: float | Tensor) -> Tensor:
+        """Where the probability-flow ODE takes x from `start` to t: x_t - alpha m scales as the spread."""
+        centred = x - process.alpha(start) * self.mean
+        return process.alpha(t) * self.mean + centred * self.spread(process, t) / self.spread(process, start)
+
+
+@dataclass(frozen=True)
+class PointMass:
+    """All data is one point."""
+
+    point: Tensor
+
+    def __call__(self, x: Tensor, at: At, **knobs: float) -> Tensor:
+        """The point, whatever x is."""
+        return self.point.to(x).expand_as(x).clone()
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of isotropic Gaussians: means [components, dim], a scale and a weight per component."""
+
+    means: Tensor
+    scales: Tensor
+    weights: Tensor
+
+    def __call__(self, x: Tensor, at: At, **knobs: float) -> Tensor:
+        """E[x0 | x] for x [batch, dim] and one alpha and sigma."""
+        variance = at.alpha**2 * self.scales**2 + at.sigma**2
+        centred = x[:, None, :] - at.alpha * self.means
+        score = self.weights.log() - (centred**2).sum(-1) / (2 * variance) - x.shape[-1] / 2 * variance.log()
+        each = self.means + (at.alpha * self.scales**2 / variance)[:, None] * centred
+        return (score.softmax(-1)[..., None] * each).sum(1)
+
+
+def anisotropic(dim: int = 12) -> Gaussian:
+    """Every dimension of another width and place."""
+    return Gaussian(torch.linspace(-1, 1, dim, dtype=torch.float64), torch.logspace(-0.7, 0.4, dim, dtype=torch.float64))
+
+
+def mixture(dim: int = 4) -> Mixture:
+    """Five components without any symmetry."""
+    means = 1.5 * torch.randn(5, dim, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    scales = torch.tensor([0.3, 0.5, 0.2, 0.7, 0.4], dtype=torch.float64)
+    return Mixture(means, scales, torch.tensor([0.3, 0.1, 0.2, 0.25, 0.15], dtype=torch.float64))

@@ -1,0 +1,32 @@
+"""Learn the numbers of one schedule by gradient; trains no network: `python train.py schedule=FILE`. Settings: conf/train.yaml."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+
+from search.errors import CampaignError
+from search.learn import learn, lesson
+from solvers import ScheduleError
+from teacher.errors import TeacherError
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> None:
+    """Hydra ends here: everything below gets plain records."""
+    console = Console()
+    try:
+        with Progress(console=console) as progress:
+            table, path = learn(lesson(OmegaConf.to_container(config, resolve=True)), progress)  # pyright: ignore[reportArgumentType]
+    except (CampaignError, ScheduleError, TeacherError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing was written")
+    console.print(table)
+    console.print(f"schedule: {path}")
+
+
+if __name__ == "__main__":
+    main()
