@@ -15,7 +15,7 @@ test: install
 	$(BIN)/python -m pytest
 
 bench: install
-	$(BIN)/python -m tests.bench
+	$(BIN)/python tests/bench.py
 
 install: .venv/installed $(LPIPS)/installed
 

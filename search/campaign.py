@@ -89,7 +89,7 @@ def question(campaign: Campaign) -> dict[str, Any]:
     """Everything that decides the answer: what a directory belongs to."""
     settings = msgspec.to_builtins(campaign.settings)
     ours = {k: settings[k] for k in ("model", "nfe", "space", "sampler", "objective", "perceptual", "seeds", "budget", "tolerance", "seed")}
-    return ours | {"digest": campaign.teacher.digest}
+    return json.loads(json.dumps(ours | {"digest": campaign.teacher.digest}))  # as it will be read back
 
 
 def claim(campaign: Campaign) -> None:

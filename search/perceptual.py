@@ -22,10 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from teacher.torchvision_repair import repair_torchvision
+
 CACHE = Path(__file__).parents[1] / ".cache" / "lpips-weights"
 SMALLEST = 64
 CHUNK = 32
-_kept: list[torch.library.Library] = []  # an operator is undeclared again when its Library is collected
 
 
 class _Backbone(NamedTuple):
@@ -70,12 +71,14 @@ class Perceptual:
 def load(net: Literal["alex", "vgg"] = "alex", weights: Path | None = None) -> Perceptual:
     """LPIPS on `net`, with the classifier from `weights` (a .pth or .ckpt file, or a folder with one) or from the usual places."""
     convolutions = _convolutions(_find(net, weights), _BACKBONES[net])
-    package = _package()
+    repair_torchvision()
+    import lpips
+
     # The network starts random and is overwritten: the caller's random stream must not notice.
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # The package still says pretrained=False where torchvision now wants weights=None.
         warnings.filterwarnings("ignore", "The parameter 'pretrained' is|Arguments other than a weight enum", UserWarning)
-        model = package.LPIPS(net=net, pnet_rand=True, verbose=False)
+        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     # 'slice2.3.weight' of the package is 'features.3.weight' of torchvision.
     model.net.load_state_dict({key: convolutions["features." + key.split(".", 1)[1]] for key in model.net.state_dict()})
     return Perceptual(net, model.requires_grad_(False))
@@ -142,21 +145,3 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
         return _ALLOWED[module, name]
-
-
-def _package() -> Any:
-    """The lpips package."""
-    try:
-        import lpips
-    except RuntimeError as error:
-        # A torchvision built for CUDA cannot load its operators beside a CPU torch, yet registers shapes for two of them.
-        # LPIPS calls neither, so that declaring them is enough.
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
-        import lpips
-    return lpips

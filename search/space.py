@@ -139,12 +139,12 @@ class Space:
 
 
 def _distance(ours: Tableau, theirs: Tableau) -> float:
-    """Largest difference between what two tables ask and answer: closed forms of the evaluated states and the sample, and labels."""
+    """Largest relative difference between two tables as an outsider sees them: labels, evaluated states and the sample in closed form."""
     if ours.nfe != theirs.nfe:
         return float("inf")
     worst = max(abs(float(a.label) - float(b.label)) / float(a.sigma) for a, b in zip(ours.evals, theirs.evals, strict=True))
     forms = [(t.dense(), [*(i for i, row in enumerate(t.rows) if row.evaluation), len(t.rows) - 1]) for t in (ours, theirs)]
     for name in ("a", "B"):
         x, y = (getattr(dense, name)[index] for dense, index in forms)
-        worst = max(worst, float((x - y).abs().max()))
+        worst = max(worst, float((x - y).abs().max() / x.abs().max().clamp_min(1)))
     return worst

@@ -273,8 +273,9 @@ def _agree(tableau: Tableau, recipe: SolverSchedule) -> None:
 
 
 def recipe_distance(tableau: Tableau, recipe: SolverSchedule) -> float:
-    """Largest difference between the closed forms of the rows and of the recipe as compiled today; infinite if shapes differ."""
-    ours, theirs = tableau.dense(), compile(recipe).dense()
-    if any(x.shape != y.shape for x, y in zip(ours, theirs, strict=True)):
+    """Largest difference between the closed forms of the rows and of the recipe as compiled today, relative to the largest
+    coefficient where that is above one; infinite if their shapes differ."""
+    pairs = list(zip(tableau.dense(), compile(recipe).dense(), strict=True))
+    if any(x.shape != y.shape for x, y in pairs):
         return float("inf")
-    return max((float((x - y).abs().max()) for x, y in zip(ours, theirs, strict=True) if x.numel()), default=0.0)
+    return max((float((x - y).abs().max() / x.abs().max().clamp_min(1)) for x, y in pairs if x.numel()), default=0.0)

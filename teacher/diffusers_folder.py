@@ -13,18 +13,20 @@ import torch
 from solvers import process
 from teacher.denoiser import Teacher, guided, wrap
 from teacher.errors import TeacherError
+from teacher.torchvision_repair import repair_torchvision
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
 def diffusers_teacher(folder: Path, guidance: float = 1.0, start: float | None = None, end: float = 0.0) -> Teacher:
     """The teacher in `folder` (a pipeline with unet/ and scheduler/). Times are training indices; end 0 is the last trained noise."""
+    if not (folder / "unet" / "config.json").is_file() or not (folder / "scheduler").is_dir():
+        raise TeacherError(f"{folder} is no local diffusers pipeline: it needs the folders unet/ and scheduler/.")
+    repair_torchvision()
     try:
         from diffusers import DDPMScheduler, UNet2DModel
     except ImportError:
         raise TeacherError("A diffusers folder needs diffusers: run `pip install diffusers`.") from None
-    if not (folder / "unet" / "config.json").is_file() or not (folder / "scheduler").is_dir():
-        raise TeacherError(f"{folder} is no local diffusers pipeline: it needs the folders unet/ and scheduler/.")
     try:
         unet = UNet2DModel.from_pretrained(folder, subfolder="unet", local_files_only=True, use_safetensors=True)
         scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)

@@ -97,7 +97,7 @@ class Mixture:
 
 def anisotropic(dim: int = 12) -> Gaussian:
     """Every dimension of another width and place."""
-    return Gaussian(torch.linspace(-1, 1, dim, dtype=torch.float64), torch.logspace(-0.7, 0.4, dim, dtype=torch.float64))
+    return Gaussian(torch.linspace(-1, 1, dim, dtype=torch.float64), torch.logspace(-0.4, 0.4, dim, dtype=torch.float64))
 
 
 def mixture(dim: int = 4) -> Mixture:

@@ -1,0 +1,191 @@
+"""Campaigns end to end on the exact Gaussian teacher: resumed ones are undisturbed ones, and mistakes are sentences."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from rich.progress import Progress
+
+from search import result, storage
+from search.campaign import alone
+from search.errors import CampaignError
+from search.run import run
+from search.settings import settings
+from solvers import ScheduleError, load
+from solvers.file import recipe_distance
+from teacher.errors import TeacherError
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "model": {"name": "gaussian"},
+    "nfe": 4,
+    "space": OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "space" / "full.yaml")),
+    "seeds": {"fit": 16, "select": 32, "test": 64},
+    "budget": {"trials": 40, "generation": 8, "finalists": 4},
+    "sampler": {"name": "tpe", "options": {"n_startup_trials": 0}},
+    "tracker": {"mode": "disabled"},
+    "perceptual": [],
+}
+
+
+def small(directory, **changes):
+    return run(settings(SMALL | {"directory": str(directory)} | changes), Progress(disable=True))
+
+
+def search(directory, *more, wait=True):
+    words = ["model=gaussian", "nfe=4", "seeds={fit: 16, select: 32, test: 64}", "tracker=none", f"directory={directory}", *more]
+    process = subprocess.Popen([sys.executable, "search.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return (*process.communicate(timeout=300), process.returncode) if wait else process
+
+
+def trials(directory):
+    study = storage.open_study(f"sqlite:///{directory / 'study.sqlite'}", directory.name)
+    return [(t.params, t.value) for t in storage.finished(study)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("campaign") / "whole"
+    return directory, small(directory)
+
+
+def test_a_campaign_leaves_a_schedule_a_report_and_pictures_and_its_numbers_agree(finished):
+    directory, outcome = finished
+    file = load(outcome.schedule_file)
+    assert file.id == outcome.schedule_id
+    assert file.tableau.nfe == 4
+    assert recipe_distance(file.tableau, file.recipe) < 1e-12
+    assert file.scores[0].value == outcome.found.rmse.value
+    assert file.fitted_for.model == "gaussian"
+    assert (directory / "report.html").stat().st_size > 10_000
+    assert list((directory / "pictures").glob("*.png"))
+    assert len(outcome.trials) == 40
+    assert len(outcome.known) >= 40
+    assert result.read(directory / "result.json") == outcome
+
+
+def test_the_search_starts_from_the_known_solvers_and_its_best_is_never_worse_on_the_seeds_it_saw(finished):
+    _, outcome = finished
+    enqueued = [t for t in outcome.trials if t.origin]
+    assert [t.number for t in enqueued] == list(range(len(enqueued)))
+    in_space = {t.origin: t.fit for t in enqueued}
+    for known in outcome.known:
+        if known.name in in_space:
+            assert in_space[known.name] == pytest.approx(known.fit, rel=1e-3)
+    assert min(t.fit for t in outcome.trials if t.fit is not None) <= min(in_space.values())
+
+
+def test_the_same_campaign_again_is_read_not_run(finished):
+    directory, outcome = finished
+    before = (directory / "study.sqlite").stat().st_mtime_ns
+    assert small(directory) == outcome
+    assert (directory / "study.sqlite").stat().st_mtime_ns == before
+
+
+def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule(finished, tmp_path):
+    whole, outcome = finished
+    directory = tmp_path / whole.name
+    words = ["budget.trials=40", "budget.generation=8", "budget.finalists=4", "perceptual=[]"]
+    process = search(directory, *words, wait=False)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (directory / "study.sqlite").exists() and len(trials(directory)) >= 12:  # inside the second generation
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (directory / "result.json").exists()
+    assert 12 <= len(trials(directory)) < 40
+    again = small(directory)
+    assert trials(directory) == trials(whole)
+    assert again.schedule_id == outcome.schedule_id
+
+
+def test_a_directory_of_another_campaign_is_refused_and_left_as_it_was(finished):
+    directory, _ = finished
+    before = {f.name: f.read_bytes() for f in directory.iterdir() if f.is_file()}
+    with pytest.raises(CampaignError, match="belongs to another campaign \\(other model, nfe, digest\\)"):
+        small(directory, model={"name": "mixture"}, nfe=5)
+    assert before == {f.name: f.read_bytes() for f in directory.iterdir() if f.is_file()}
+
+
+def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(CampaignError, match="is not empty"):
+        small(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_two_processes_cannot_run_one_campaign(tmp_path):
+    with alone(tmp_path), pytest.raises(CampaignError, match="Another process"), alone(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"model": {"name": "cats"}}, TeacherError, "no model 'cats'"),
+        ({"model": {"name": "digits", "options": {"weights": "/nowhere"}}}, TeacherError, "are missing"),
+        ({"nfe": 0}, CampaignError, "nfe"),
+        ({"nfe": "five"}, CampaignError, "nfe"),
+        ({"objective": "fid"}, CampaignError, "no objective 'fid'"),
+        ({"sampler": {"name": "luck"}}, CampaignError, "no sampler 'luck'"),
+        ({"space": {"colour": ["red"]}}, CampaignError, "colour"),
+        ({"space": {"order": []}}, ScheduleError, "leaves no order"),
+        ({"budget": {"trials": 0}}, CampaignError, "trials"),
+        ({"spce": 1}, CampaignError, "spce"),
+        ({"storage": "postgresql://nobody@127.0.0.1:1/none"}, CampaignError, "cannot be opened"),
+    ],
+)
+def test_bad_settings_end_in_one_sentence(tmp_path, changes, error, sentence):
+    with pytest.raises(error, match=sentence) as caught:
+        small(tmp_path / "c", **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "c" / "result.json").exists()
+
+
+def test_the_command_says_a_mistake_in_one_line_without_a_traceback(tmp_path):
+    out, err, status = search(tmp_path / "c", "nfe=0")
+    assert status == 1
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("name", ["random", "cmaes"])
+def test_other_samplers_run_the_same_loop(tmp_path, name):
+    options = {"warn_independent_sampling": False} if name == "cmaes" else {}
+    outcome = small(tmp_path / name, sampler={"name": name, "options": options})
+    assert outcome.found.ratio.low <= 1
+    assert len(outcome.trials) == 40
+
+
+def test_a_wandb_that_cannot_start_does_not_stop_a_campaign(tmp_path, monkeypatch, caplog):
+    wandb = pytest.importorskip("wandb")
+
+    def broken(**_):
+        raise OSError("no disk")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    assert small(tmp_path / "c", tracker={"mode": "offline"}, budget={"trials": 8, "finalists": 2}).found.nfe == 4
+    assert "going on without it" in caplog.text
+
+
+def test_wandb_offline_holds_the_run_and_the_schedule(tmp_path):
+    env = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    words = ["search.py", "model=gaussian", "nfe=3", "budget.trials=8", "budget.finalists=2", "seeds={fit: 8, select: 8, test: 16}"]
+    done = subprocess.run(
+        [sys.executable, *words, f"directory={tmp_path / 'c'}"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    logs = list((tmp_path / "c" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(logs) == 1
+    data = logs[0].read_bytes()
+    assert b"search/best" in data
+    assert b"c.schedule.json" in data

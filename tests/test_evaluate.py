@@ -1,0 +1,79 @@
+"""Batched evaluation against one candidate at a time, and the statistics on top of it."""
+
+import pytest
+import torch
+
+from search.evaluate import errors, images
+from search.objective import objective, root_mean, squared
+from search.space import Space
+from search.statistics import interval, ratio
+from solvers import compile, initial, preset, sample
+from solvers.grids import named_grid
+from teacher.models import load
+from teacher.trajectories import targets
+from test_space import random_points
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    teacher = load("gaussian")
+    return teacher, targets(teacher, "fit", 12, root=tmp_path_factory.mktemp("cache"))
+
+
+def test_many_candidates_at_once_score_as_one_at_a_time(scene):
+    teacher, goal = scene
+    space = Space(teacher.process, teacher.start, teacher.end, 4)
+    tables = [compile(space.decode(params)) for params in random_points(space, 9)]
+    together, cost = errors(teacher, tables, goal, chunk=50)
+    for table, row in zip(tables, together, strict=True):
+        alone = squared(sample(teacher.denoiser, goal.noise, table), goal.images)
+        torch.testing.assert_close(row, alone, rtol=1e-4, atol=1e-9)
+    assert cost.logical == 9 * 4 * 12
+    assert cost.physical == 9 * 3 * 12 + 3 * 12  # the first evaluation once per chunk of four candidates
+
+
+def test_candidates_of_different_budgets_can_be_scored_together(scene):
+    teacher, goal = scene
+    tables = [compile(preset("ddim", named_grid("karras", teacher.process, n, teacher.start, teacher.end), teacher.process)) for n in (3, 5, 3)]
+    found, _ = errors(teacher, tables, goal)
+    assert torch.equal(found[0], found[2])
+    assert float(found[1].mean()) < float(found[0].mean())
+
+
+def test_the_teachers_own_images_have_no_error_but_its_tolerance(scene):
+    teacher, goal = scene
+    assert goal.error < 1e-3
+    fine = compile(preset("unipc-3", named_grid("karras", teacher.process, 200, teacher.start, teacher.end), teacher.process, tail="full"))
+    assert float(root_mean(squared(images(teacher, fine, goal), goal.images))) < 1e-3
+
+
+def test_samples_start_from_noise_of_the_teachers_scale(scene):
+    teacher, goal = scene
+    table = compile(preset("ddim", [teacher.start, teacher.end], teacher.process))
+    assert torch.equal(goal.noise, initial(goal.seeds, teacher.shape, table))
+
+
+def test_a_bootstrap_interval_holds_the_true_mean_about_95_times_in_100():
+    generator = torch.Generator().manual_seed(3)
+    hits = 0
+    for _ in range(200):
+        found = interval(torch.randn(60, generator=generator, dtype=torch.float64) + 2, lambda e: e.mean(-1))
+        hits += found.low <= 2 <= found.high
+    assert 180 <= hits <= 198
+
+
+def test_a_paired_ratio_is_far_narrower_than_an_unpaired_one():
+    generator = torch.Generator().manual_seed(4)
+    hard = torch.rand(100, generator=generator, dtype=torch.float64) ** 4  # a few seeds carry the error
+    paired = ratio(0.5 * hard, hard, root_mean)
+    alone = interval(hard, root_mean)
+    assert paired.low == pytest.approx(0.5**0.5)
+    assert paired.high == pytest.approx(0.5**0.5)
+    assert (alone.high - alone.low) / alone.value > 0.2
+
+
+def test_an_unknown_objective_names_the_known_ones():
+    from search.errors import CampaignError
+
+    with pytest.raises(CampaignError, match="rmse, l1, lpips-alex"):
+        objective("fid")

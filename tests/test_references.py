@@ -1,0 +1,287 @@
+"""Equality with diffusers and k-diffusion at the same times: their coefficients, read by probing, and their samples.
+
+k-diffusion is written in float64 where its input is. diffusers computes its tables in float32: each scheduler is compared
+twice, as it ships (within 1e-5), and with float32 replaced by float64 in its module (within 1e-10).
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from oracle import mixture
+from torch import Tensor
+
+from solvers import At, Dense, Process, SolverSchedule, Step, Tableau, compile, draw, preset, probe, process, sample
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers handing tensors to numpy
+F64 = torch.float64
+Sampler = Callable[..., Tensor]
+
+
+def assert_equal_tables(ours: Tableau, theirs: Tableau, bound: float) -> None:
+    """The same closed form at every evaluation and at the end, relative to the largest coefficient."""
+    assert ours.nfe == theirs.nfe
+    visible = [i for i, row in enumerate(ours.rows) if row.evaluation or i + 1 == len(ours.rows)]
+    mine, yours = (Dense(*(part[rows] for part in t.dense())) for t, rows in ((ours, visible), (theirs, slice(None))))
+    for one, other in ((mine.a, yours.a), (mine.B, yours.B), (mine.G, yours.G)):
+        assert one.shape == other.shape
+        if one.numel():
+            assert (one - other).abs().max() <= bound * max(1.0, float(other.abs().max()))
+
+
+def assert_equal_samples(schedule: SolverSchedule, theirs: Sampler, bound: float, noises: int = 0) -> None:
+    """The same end on a mixture of Gaussians, from the same start with the same noise."""
+    table, seeds = compile(schedule), [1, 2, 3]
+    sigma, alpha = float(schedule.process.sigma(schedule.start)), float(schedule.process.alpha(schedule.start))
+    x = sigma * draw(seeds, (4,), "xT", dtype=F64) + alpha * draw(seeds, (4,), "x0", dtype=F64)
+    xi = [draw(seeds, (4,), f"z{m}", dtype=F64) for m in range(noises)]
+    ours = sample(mixture(), x, table, noise=xi or None)
+    other = theirs(mixture(), x, xi) if noises else theirs(mixture(), x)
+    assert (ours - other).abs().max() <= bound * max(1.0, float(other.abs().max()))
+
+
+# ---------------------------------------------------------------------------------------------------------- k-diffusion
+
+
+@pytest.fixture(scope="module")
+def k_diffusion() -> Any:
+    """`k_diffusion/sampling.py` alone: the package itself imports much that sampling does not need."""
+    for needed in ("torchdiffeq", "torchsde", "scipy", "tqdm"):
+        pytest.importorskip(needed, reason=f"k-diffusion's sampling.py needs {needed}")
+    package = importlib.util.find_spec("k_diffusion")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("k-diffusion is not installed (pip install --no-deps k-diffusion)")
+    name = "k_diffusion_sampling_alone"
+    utils = types.ModuleType(f"{name}.utils")
+    utils.append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]
+    parent = types.ModuleType(name)
+    parent.utils, parent.__path__ = utils, []
+    spec = importlib.util.spec_from_file_location(f"{name}.sampling", f"{package.submodule_search_locations[0]}/sampling.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules |= {name: parent, f"{name}.utils": utils, f"{name}.sampling": module}
+    spec.loader.exec_module(module)
+    return module
+
+
+K_SIGMAS = [14.6, 7.0, 3.1, 1.7, 0.9, 0.41, 0.11, 0.03, 0.0]
+
+
+def k_sampler(function: Callable[..., Tensor], **options: Any) -> Sampler:
+    """A k-diffusion sampler as sampler(denoiser, x[, noises]), with a denoiser that takes an `At`."""
+
+    def run(denoiser: Callable[..., Tensor], x: Tensor, xi: list[Tensor] | None = None) -> Tensor:
+        def model(x: Tensor, sigma: Tensor) -> Tensor:
+            assert (sigma == sigma[0]).all()
+            return denoiser(x, At(sigma[0], torch.ones((), dtype=F64), sigma[0]))
+
+        given = iter(xi or [])
+        extra = {"noise_sampler": lambda *sigmas: next(given)} if xi else {}
+        return function(model, x, torch.tensor(K_SIGMAS, dtype=F64), disable=True, **extra, **options)
+
+    return run
+
+
+def k_steps(first: dict, then: dict | None = None, last: dict | None = None) -> SolverSchedule:
+    """A schedule on the sigmas above: the words of its first step, of those in between and of its last."""
+    count = len(K_SIGMAS) - 1
+    words = [first if i == 0 else last if last is not None and i + 1 == count else then or first for i in range(count)]
+    return SolverSchedule(process("ve"), K_SIGMAS[0], tuple(Step(to=t, **w) for t, w in zip(K_SIGMAS[1:], words, strict=True)))
+
+
+def lms(order: int) -> SolverSchedule:
+    steps = (Step(to=t, space="eps", domain="rho", order=min(order, i + 1)) for i, t in enumerate(K_SIGMAS[1:]))
+    return SolverSchedule(process("ve"), K_SIGMAS[0], tuple(steps))
+
+
+def sde_2m(eta: float, moment: str) -> SolverSchedule:
+    words = {"eta": eta, "noise": "sde", "moment": moment}
+    return k_steps(words, {**words, "order": 2}, {})
+
+
+def named(name: str, **options: Any) -> SolverSchedule:
+    return preset(name, K_SIGMAS, process("ve"), **options)
+
+
+K_CASES: dict[str, tuple[str, dict, Callable[[], SolverSchedule], int]] = {
+    "euler": ("sample_euler", {}, lambda: named("euler"), 0),
+    "euler is ddim": ("sample_euler", {}, lambda: named("ddim"), 0),
+    "heun": ("sample_heun", {}, lambda: named("heun"), 0),
+    "dpmpp-2m": ("sample_dpmpp_2m", {}, lambda: named("dpmpp-2m"), 0),
+    "dpmpp-2s": ("sample_dpmpp_2s_ancestral", {"eta": 0.0}, lambda: named("dpmpp-2s"), 0),
+    "lms 4": ("sample_lms", {"order": 4}, lambda: lms(4), 0),
+    "lms 3": ("sample_lms", {"order": 3}, lambda: lms(3), 0),
+    "lms 2": ("sample_lms", {"order": 2}, lambda: lms(2), 0),
+    "euler ancestral": ("sample_euler_ancestral", {}, lambda: named("ddim", eta=1.0), 7),
+    "euler ancestral, eta 0.6": ("sample_euler_ancestral", {"eta": 0.6}, lambda: named("ddim", eta=0.6), 7),
+    "dpmpp-2m-sde": ("sample_dpmpp_2m_sde", {}, lambda: sde_2m(1.0, "bh2"), 7),
+    "dpmpp-2m-sde, eta 0.4": ("sample_dpmpp_2m_sde", {"eta": 0.4}, lambda: sde_2m(0.4, "bh2"), 7),
+    "dpmpp-2m-sde, heun": ("sample_dpmpp_2m_sde", {"solver_type": "heun"}, lambda: sde_2m(1.0, "exact"), 7),
+}
+
+
+@pytest.mark.parametrize("case", K_CASES)
+def test_tables_equal_those_of_k_diffusion(case: str, k_diffusion: Any):
+    function, options, schedule, noises = K_CASES[case]
+    theirs = k_sampler(getattr(k_diffusion, function), **options)
+    table = compile(schedule())
+    seen = probe(theirs, noises=noises)
+    assert_equal_tables(table, seen, 1e-10)
+    for mine, yours in zip(table.evals, seen.evals, strict=True):
+        assert mine.sigma == pytest.approx(yours.sigma, rel=1e-12)
+
+
+@pytest.mark.parametrize("case", K_CASES)
+def test_samples_equal_those_of_k_diffusion(case: str, k_diffusion: Any):
+    function, options, schedule, noises = K_CASES[case]
+    assert_equal_samples(schedule(), k_sampler(getattr(k_diffusion, function), **options), 1e-9, noises)
+
+
+# ------------------------------------------------------------------------------------------------------------ diffusers
+
+
+class InDouble:
+    """A module in which float32 is float64."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, "float64" if name == "float32" else name)
+
+
+@pytest.fixture(params=["stock", "float64"])
+def diffusers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function from a class name to (the scheduler's class, the bound its tables must meet)."""
+    package = pytest.importorskip("diffusers", reason="diffusers is not installed (pip install diffusers)")
+
+    def find(name: str) -> tuple[type, float]:
+        found = getattr(package, name)
+        if request.param == "stock":
+            return found, 1e-5
+        module = importlib.import_module(found.__module__)
+        for library in ("torch", "np"):
+            if hasattr(module, library):
+                monkeypatch.setattr(module, library, InDouble(getattr(module, library)))
+        return found, 1e-10
+
+    return find
+
+
+def network_of(denoised: Tensor, x: Tensor, at: At, prediction: str) -> Tensor:
+    """What a network would have answered: the data itself or the velocity of a flow at sigma = t."""
+    return denoised if prediction == "sample" else (x - denoised) / at.sigma.to(x)
+
+
+def d_sampler(scheduler: Any, at: Callable[[int], At], prediction: str, count: int, takes_noise: str = "", **options: Any) -> Sampler:
+    """A diffusers scheduler as sampler(denoiser, x[, noises])."""
+
+    def run(denoiser: Callable[..., Tensor], x: Tensor, xi: list[Tensor] | None = None) -> Tensor:
+        scheduler.set_timesteps(count)
+        for i, t in enumerate(scheduler.timesteps):
+            extra = {takes_noise: xi[i] if i < len(xi) else torch.zeros_like(x)} if xi else {}
+            answer = network_of(denoiser(x, at(i)), x, at(i), prediction)
+            x = scheduler.step(answer, t, x, **extra, **options).prev_sample
+        return x
+
+    return run
+
+
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "sample"}
+
+
+def of_table(scheduler: Any, count: int, end: float) -> tuple[Process, list[float], Callable[[int], At]]:
+    """Our process and times of a scheduler on a trained table, and where it evaluates."""
+    p = process("vp-discrete", alphas_cumprod=scheduler.alphas_cumprod)
+    scheduler.set_timesteps(count)
+    times = [*(float(t) for t in scheduler.timesteps), end]
+    return p, times, lambda i: At(*(torch.as_tensor(v, dtype=F64) for v in (times[i], p.alpha(times[i]), p.sigma(times[i]))))
+
+
+def both_agree(schedule: SolverSchedule, theirs: Sampler, bound: float, noises: int = 0) -> None:
+    assert_equal_tables(compile(schedule), probe(theirs, noises=noises), bound)
+    assert_equal_samples(schedule, theirs, 1e-9 if bound < 1e-8 else bound, noises)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
+def test_ddim_equals_diffusers(eta: float, diffusers: Any):
+    kind, bound = diffusers("DDIMScheduler")
+    scheduler = kind(**BETAS, clip_sample=False, timestep_spacing="leading", steps_offset=1)
+    p, times, at = of_table(scheduler, 8, -1.0)
+    noises = 7 if eta else 0  # at its last step sigma is 0, and so is the noise
+    theirs = d_sampler(scheduler, at, "sample", 8, "variance_noise", eta=eta)
+    both_agree(preset("ddim", times, p, eta=eta), theirs, bound, noises)
+
+
+@pytest.mark.parametrize("kind_of_2m", ["midpoint", "heun"])
+def test_dpm_solver_multistep_equals_diffusers(kind_of_2m: str, diffusers: Any):
+    kind, bound = diffusers("DPMSolverMultistepScheduler")
+    scheduler = kind(**BETAS, solver_order=2, solver_type=kind_of_2m, algorithm_type="dpmsolver++")
+    p, times, at = of_table(scheduler, 10, -1.0)
+    schedule = preset("dpmpp-2m", times, p, moment="bh2" if kind_of_2m == "midpoint" else "exact")
+    both_agree(schedule, d_sampler(scheduler, at, "sample", 10), bound)
+
+
+def test_stochastic_dpm_solver_multistep_equals_diffusers(diffusers: Any):
+    kind, bound = diffusers("DPMSolverMultistepScheduler")
+    scheduler = kind(**BETAS, solver_order=2, solver_type="midpoint", algorithm_type="sde-dpmsolver++")
+    p, times, at = of_table(scheduler, 8, -1.0)
+    steps = [Step(to=t, order=min(2, i + 1), eta=1.0 if t >= 0 else 0.0, noise="sde", moment="bh2") for i, t in enumerate(times[1:])]
+    theirs = d_sampler(scheduler, at, "sample", 8, "variance_noise")
+    both_agree(SolverSchedule(p, times[0], tuple(steps)), theirs, bound, noises=7)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(("moment", "end"), [("bh2", "zero"), ("bh2", "sigma_min"), ("bh1", "sigma_min")])
+def test_unipc_equals_diffusers(order: int, moment: str, end: str, diffusers: Any):
+    kind, bound = diffusers("UniPCMultistepScheduler")
+    scheduler = kind(**BETAS, solver_order=order, solver_type=moment, final_sigmas_type=end)
+    p, times, at = of_table(scheduler, 9, -1.0 if end == "zero" else 0.0)
+    both_agree(preset(f"unipc-{order}", times, p, moment=moment), d_sampler(scheduler, at, "sample", 9), bound)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_deis_of_diffusers_is_noise_prediction_polynomial_in_lambda(order: int, diffusers: Any):
+    kind, bound = diffusers("DEISMultistepScheduler")
+    scheduler = kind(**BETAS, solver_order=order, lower_order_final=False)
+    p, times, at = of_table(scheduler, 6, 0.0)  # few steps: its closed forms cancel in float32 where steps are short
+    steps = tuple(Step(to=t, space="eps", domain="lambda", order=min(order, i + 1)) for i, t in enumerate(times[1:]))
+    both_agree(SolverSchedule(p, times[0], steps), d_sampler(scheduler, at, "sample", 6), bound)
+
+
+def of_flow(values: list[float]) -> Callable[[int], At]:
+    """Where a flow scheduler evaluates."""
+    return lambda i: At(*(torch.tensor(v, dtype=F64) for v in (values[i], 1 - values[i], values[i])))
+
+
+def test_flow_euler_equals_diffusers(diffusers: Any):
+    kind, bound = diffusers("FlowMatchEulerDiscreteScheduler")
+    scheduler = kind(shift=3.0)
+    scheduler.set_timesteps(7)
+    times = scheduler.sigmas.tolist()
+    assert (times[0], times[-1]) == (1.0, 0.0)
+    both_agree(preset("euler", times, process("flow")), d_sampler(scheduler, of_flow(times), "flow", 7), bound)
+
+
+def test_flow_heun_equals_diffusers(diffusers: Any):
+    kind, bound = diffusers("FlowMatchHeunDiscreteScheduler")
+    scheduler = kind(shift=3.0)
+    scheduler.set_timesteps(6)
+    times = [*dict.fromkeys(scheduler.sigmas.tolist())]
+    asked = [times[0], *(t for t in times[1:-1] for _ in range(2))]
+    schedule = preset("heun", times, process("flow"))
+    assert compile(schedule).nfe == len(scheduler.timesteps) == len(asked)
+    both_agree(schedule, d_sampler(scheduler, of_flow(asked), "flow", 6), bound)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_unipc_on_a_flow_equals_diffusers(order: int, diffusers: Any):
+    kind, bound = diffusers("UniPCMultistepScheduler")
+    scheduler = kind(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0, solver_order=order)
+    scheduler.set_timesteps(8)
+    times = scheduler.sigmas.tolist()
+    both_agree(preset(f"unipc-{order}", times, process("flow")), d_sampler(scheduler, of_flow(times), "flow", 8), bound)
