@@ -6,10 +6,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from search.report import table
 
 from search.errors import CampaignError
 from search.perceptual import PerceptualError
+from search.report import table
 from search.run import run
 from search.settings import settings
 from solvers import ScheduleError

@@ -38,7 +38,7 @@ def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
     solvers = [(name, options) for name in PRESETS if steps_for_nfe(name, nfe, clean) for options in VARIANTS.get(name, ({},))]
     each = -(-count // max(1, len(solvers)))
     found = grids(teacher.process, teacher.start, teacher.end, max(6, each + 2))
-    return [Known(name, dict(o), grid, g, nfe, float("nan")) for grid, g in found for name, o in solvers]
+    return [Known(name, dict(o), grid, g, nfe) for grid, g in found for name, o in solvers]
 
 
 def schedule(known: Known, teacher: Teacher) -> SolverSchedule:

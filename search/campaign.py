@@ -17,9 +17,8 @@ import msgspec
 from rich.progress import Progress
 
 from search.errors import CampaignError
-from search.evaluate import errors
+from search.evaluate import Evaluator
 from search.objective import Objective, objective
-from search.result import Cost
 from search.settings import Seeds, Settings
 from search.space import Space
 from solvers import Tableau
@@ -39,27 +38,27 @@ class Campaign:
     space: Space
     objective: Objective
     progress: Progress
-    solved: dict[str, Targets] = field(default_factory=dict[str, Targets])
+    evaluators: dict[str, Evaluator] = field(default_factory=dict[str, Evaluator])
 
     @property
     def name(self) -> str:
         """The campaign's name, that of its directory."""
         return self.directory.name
 
-    def targets(self, block: trajectories.Block) -> Targets:
-        """The teacher's images of a block, from the cache or solved now."""
-        if block not in self.solved:
-            self.solved[block] = blocks(self.teacher, block, self.settings.seeds, self.settings.tolerance, self.progress)
-        return self.solved[block]
+    def on(self, block: trajectories.Block) -> Evaluator:
+        """The evaluator of a block; the teacher's images come from the cache or are solved now."""
+        if block not in self.evaluators:
+            goal = targets(self.teacher, block, self.settings.seeds, self.settings.tolerance, self.progress)
+            self.evaluators[block] = Evaluator(self.teacher, goal, self.settings.chunk)
+        return self.evaluators[block]
 
-    def scores(self, tableaus: Sequence[Tableau], targets: Targets) -> tuple[list[float], Cost]:
-        """The objective of each candidate; infinity where it diverges."""
-        found, cost = errors(self.teacher, tableaus, targets, self.objective.measure, self.settings.chunk)
-        values = [float(v) if math.isfinite(v) else math.inf for v in self.objective.together(found)]
-        return values, cost
+    def scores(self, tableaus: Sequence[Tableau], block: trajectories.Block) -> list[float]:
+        """The objective of each candidate on a block; infinity where it diverges."""
+        found = self.objective.together(self.on(block).errors(tableaus, self.objective.measure))
+        return [float(value) if math.isfinite(value) else math.inf for value in found]
 
 
-def blocks(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance: float, progress: Progress) -> Targets:
+def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance: float, progress: Progress) -> Targets:
     """The teacher's images for as many seeds of the block as the settings say, with a progress bar."""
     count = getattr(seeds, block)
     parts = trajectories.shards(teacher, block, count, tolerance)

@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial
 from search import baselines, report, result, tracker, tune
 from search.campaign import Campaign
 from search.errors import CampaignError
-from search.evaluate import images
 from search.objective import objective
 from search.result import Cost, Finished, Interval, Known, Result, Scored
 from search.statistics import interval, ratio
@@ -38,15 +37,16 @@ def conclude(
     if not ranked:
         raise CampaignError("Every candidate diverged; nothing can be exported.")
     finalists = [campaign.space.decode(t.params) for t in ranked]
-    select, _ = campaign.scores([compile(s) for s in finalists], campaign.targets("select"))
+    select = campaign.scores([compile(s) for s in finalists], "select")
     winner = min(range(len(ranked)), key=select.__getitem__)
     found, trial = finalists[winner], ranked[winner]
     curves = tune.other_budgets(campaign, known)
     reads = _count_read(campaign)
-    targets = campaign.targets("test")
+    test = campaign.on("test")
+    targets = test.targets
     best = [known[0], *(item for item in baselines.best_per_solver(known) if item.solver != known[0].solver)]
     schedules = [found, *(baselines.schedule(item, teacher) for item in best)]
-    pictures = [images(teacher, compile(s), targets) for s in campaign.progress.track(schedules, description="test")]
+    pictures = [test.images(compile(s)) for s in campaign.progress.track(schedules, description="test")]
     scored = [
         score_on_test(campaign, targets, name, s, x, pictures[1])
         for name, s, x in zip(["found", *(item.name for item in best)], schedules, pictures, strict=True)

@@ -1,7 +1,8 @@
 """How far candidates end from the teacher: many at a time.
 
 K schedules times B seeds run as one batch of K B samples, each with its own coefficients and labels, through the same
-executor that users run. What all candidates ask alike (the first evaluation: same x_T, same time) is asked once.
+executor that users run. The first evaluation (same x_T, same time) is the same for every candidate: it is asked once per
+evaluator and remembered.
 """
 
 from collections.abc import Sequence
@@ -43,50 +44,57 @@ def stack(tableaus: Sequence[Tableau], repeats: int) -> Tableau:
     return Tableau(tuple(rows))
 
 
-def images(teacher: Teacher, tableau: Tableau, targets: Targets) -> Tensor:
-    """The candidate's images for the seeds of `targets`, [seeds, ...]."""
-    return _run(teacher, [tableau], targets)[0][0]
+class Evaluator:
+    """Scores candidates against one block of targets. `chunk` bounds how many samples are in flight."""
 
+    def __init__(self, teacher: Teacher, targets: Targets, chunk: int = 256) -> None:
+        self.teacher, self.targets, self.chunk = teacher, targets, chunk
+        self.cost = Cost()
+        self._first: dict[tuple[Any, ...], Tensor] = {}
 
-def errors(
-    teacher: Teacher, tableaus: Sequence[Tableau], targets: Targets, measure: Measure = squared, chunk: int = 256
-) -> tuple[Tensor, Cost]:
-    """The measured error per seed, [candidates, seeds] in float64 (not finite where a candidate diverges), and the cost.
+    def errors(self, tableaus: Sequence[Tableau], measure: Measure = squared) -> Tensor:
+        """The measured error per seed, [candidates, seeds] in float64; not finite where a candidate diverges.
 
-    Candidates may differ in NFE. `chunk` bounds how many samples are in flight; it changes results by rounding only.
-    """
-    seeds = len(targets.seeds)
-    found = torch.empty(len(tableaus), seeds, dtype=torch.float64)
-    cost = Cost()
-    for nfe in sorted({tableau.nfe for tableau in tableaus}):
-        same = [index for index, tableau in enumerate(tableaus) if tableau.nfe == nfe]
-        step = max(1, chunk // seeds)
-        for group in (same[first : first + step] for first in range(0, len(same), step)):
-            pictures, spent = _run(teacher, [tableaus[index] for index in group], targets)
-            for index, candidate in zip(group, pictures, strict=True):
-                found[index] = measure(candidate, targets.images)
-            cost += spent
-    return found, cost
+        Candidates may differ in NFE. Chunking changes results by rounding only.
+        """
+        seeds = len(self.targets.seeds)
+        found = torch.empty(len(tableaus), seeds, dtype=torch.float64)
+        step = max(1, self.chunk // seeds)
+        for nfe in sorted({tableau.nfe for tableau in tableaus}):
+            same = [index for index, tableau in enumerate(tableaus) if tableau.nfe == nfe]
+            for group in (same[first : first + step] for first in range(0, len(same), step)):
+                pictures = self._run([tableaus[index] for index in group])
+                for index, candidate in zip(group, pictures, strict=True):
+                    found[index] = measure(candidate, self.targets.images)
+        return found
 
+    def images(self, tableau: Tableau) -> Tensor:
+        """The candidate's images for the seeds of the targets, [seeds, ...]."""
+        return self._run([tableau])[0]
 
-@torch.no_grad()
-def _run(teacher: Teacher, tableaus: Sequence[Tableau], targets: Targets) -> tuple[Tensor, Cost]:
-    """Images [candidates, seeds, ...] and the cost."""
-    count, seeds = len(tableaus), len(targets.seeds)
-    knobs: dict[str, Any] = dict(teacher.knobs)
-    first = {(e.label, e.alpha, e.sigma) for e in (tableau.evals[0] for tableau in tableaus)}
-    table = stack(tableaus, seeds) if count > 1 else tableaus[0]
-    cond = targets.cond
-    many = None if cond is None else torch.cat([cond] * count)
-    state, request = advance(begin(table, torch.cat([targets.noise] * count)))
-    physical = 0
-    while request is not None:
-        if len(first) == 1 and physical == 0:
-            at = tableaus[0].evals[0].at
-            answer = torch.cat([teacher.denoiser(targets.noise, at, cond=cond, **knobs)] * count)
-            physical += seeds
-        else:
-            answer = teacher.denoiser(request.x, request.at, cond=many, **knobs)
-            physical += count * seeds
-        state, request = advance(state, answer)
-    return state.x.unflatten(0, (count, seeds)), Cost(sum(t.nfe for t in tableaus) * seeds, physical)
+    @torch.no_grad()
+    def _run(self, tableaus: Sequence[Tableau]) -> Tensor:
+        """Images [candidates, seeds, ...]."""
+        count, seeds = len(tableaus), len(self.targets.seeds)
+        table = stack(tableaus, seeds) if count > 1 else tableaus[0]
+        cond = self.targets.cond
+        many = None if cond is None else torch.cat([cond] * count)
+        knobs: dict[str, Any] = dict(self.teacher.knobs)
+        state, request = advance(begin(table, torch.cat([self.targets.noise] * count)))
+        if request is not None:
+            first = [self._answer(tableau.evals[0]) for tableau in tableaus]
+            state, request = advance(state, torch.cat(first))
+        while request is not None:
+            state, request = advance(state, self.teacher.denoiser(request.x, request.at, cond=many, **knobs | dict(request.knobs)))
+        asked = sum(tableau.nfe for tableau in tableaus)
+        self.cost += Cost(asked * seeds, (asked - count) * seeds)
+        return state.x.unflatten(0, (count, seeds))
+
+    def _answer(self, asked: Evaluation) -> Tensor:
+        """The denoiser at the start, asked once for every label and knobs that candidates start with."""
+        key = (*map(float, asked.at), *asked.knobs.items())
+        if key not in self._first:
+            knobs: dict[str, Any] = dict(self.teacher.knobs) | dict(asked.knobs)
+            self._first[key] = self.teacher.denoiser(self.targets.noise, asked.at, cond=self.targets.cond, **knobs)
+            self.cost += Cost(0, len(self.targets.seeds))
+        return self._first[key]

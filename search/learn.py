@@ -7,11 +7,11 @@ import msgspec
 from rich.progress import Progress
 from rich.table import Table
 
-from search.campaign import blocks
+from search.campaign import targets
 from search.errors import CampaignError
-from search.evaluate import images
+from search.evaluate import Evaluator
 from search.fit import Learner, fit
-from search.objective import root_mean, squared
+from search.objective import root_mean
 from search.settings import Named, Seeds
 from search.statistics import interval, ratio
 from solvers import FittedFor, Score, compile, load, save
@@ -48,14 +48,14 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     options = asked.model.options or ({} if fitted.guidance is None else {"guidance": fitted.guidance})
     teacher = models.load(name, **options)
     source.require(FittedFor(model=teacher.name, model_sha256=teacher.digest, guidance=fitted.guidance), insist=asked.insist)
-    fit_on, select_on, test_on = (blocks(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
+    fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
     task = progress.add_task("learn", total=asked.learner.iterations)
     steps = []
     for state in fit(teacher, source.recipe, fit_on, select_on, asked.learner):
         steps.append(state)
         progress.update(task, completed=state.iteration, description=f"learn, fit {state.fit:.4f}, select {state.select:.4f}")
     best = min(steps, key=lambda state: state.select)
-    before, after = (squared(images(teacher, compile(s), test_on), test_on.images) for s in (source.recipe, best.schedule))
+    before, after = Evaluator(teacher, test_on).errors([compile(s) for s in (source.recipe, best.schedule)])
     scores = [interval(errors, root_mean) for errors in (before, after)]
     gain = ratio(after, before, root_mean)
     stem = Path(asked.schedule).name.removesuffix(".schedule.json")

@@ -28,7 +28,7 @@ FOUND, KNOWN, GREY, INK = "#d55e00", "#0072b2", "#8a8a8a", "#222222"
 OTHERS = (("#009e73", "s"), ("#cc79a7", "^"), ("#e69f00", "D"), ("#56b4e9", "v"))
 SHAPES = {"x0": "o", "eps": "s", "flow": "D"}
 UNITS = {"rmse": "RMSE to the teacher (network units)", "l1": "mean absolute error (network units)"}
-STYLE = {
+STYLE: Any = {
     "font.size": 11, "legend.fontsize": 10, "legend.frameon": False, "axes.titlesize": 11, "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK, "text.color": INK, "text.parse_math": False, "axes.axisbelow": True,
@@ -109,7 +109,7 @@ def progress(result: Result) -> Figure:
     values = {t.number: t.fit for t in result.trials if t.fit and math.isfinite(t.fit)}
     queued = [t.number for t in result.trials if t.origin and t.number in values]
     searched = [number for number in values if number not in set(queued)]
-    known = min((item.fit for item in result.known if math.isfinite(item.fit)), default=math.nan)
+    known = min((item.fit for item in result.known if item.fit is not None), default=math.nan)
     ceiling = 20 * min((*values.values(), known)) if values else math.inf  # hopeless trials must not flatten the rest
     for numbers, style, label in (
         (searched, {"color": GREY, "alpha": 0.4, "marker": ".", "mew": 0, "ms": 7}, "searched"),
@@ -168,11 +168,13 @@ def _lane(axes: Axes, y: float, schedule: SolverSchedule, edges: tuple[float, fl
     where = [place(t) for t in schedule.times]
     axes.plot(where, [y] * len(where), color=color, lw=1.5, zorder=1)
     axes.plot(where[-1], y, "|", color=color, ms=16, mew=2)
-    if _level(schedule, schedule.times[-1]) == 0:
-        axes.text(where[-1], y - 0.27, "no noise", color=color, ha="center", va="center", size=9)
+    for end, level, words in ((-1, 0.0, "no noise"), (0, math.inf, "no signal")):
+        if _level(schedule, schedule.times[end]) == level:
+            axes.text(where[end], y + 0.23, words, color=color, ha="center", va="center", size=9)
     for x, after, step in zip(where, where[1:], schedule.steps, strict=False):
         axes.plot(x, y, SHAPES[step.space], color=color, ms=14 if step.space == "flow" else 16, mec="white", zorder=3)
-        axes.text(x, y - 0.01, str(step.order), color="white", ha="center", va="center_baseline", weight="bold", size=10, zorder=4)
+        inside = str(step.order) if step.method == "multistep" else step.method[0].upper()
+        axes.text(x, y - 0.01, inside, color="white", ha="center", va="center_baseline", weight="bold", size=10, zorder=4)
         if step.method != "multistep":
             axes.text(x, y - 0.3, step.method, color=color, ha="center", va="center", size=9)
         if step.corrector:

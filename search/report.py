@@ -5,6 +5,7 @@ outside (names of models, solvers and machines) is escaped.
 """
 
 import base64
+import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -45,15 +46,15 @@ def headline(result: Result) -> tuple[str, str]:
     rival = f"the best of {len(result.known):,} tuned known solvers"
     budget = f"at {_count(result.nfe, 'evaluation')}"
     if ratio.low > 1:
-        sentence = f"The found schedule is not better: {budget} it ends {ratio.value - 1:.0%} farther from the teacher than {rival}."
+        sentence = f"The found schedule is not better: {budget} it ends {_percent(ratio.value - 1)} farther from the teacher than {rival}."
     elif ratio.high >= 1:
         sentence = f"The found schedule is not shown to be better: {budget} it ends about as far from the teacher as {rival}."
     else:
-        sentence = f"{budget.capitalize()} the found schedule ends {1 - ratio.value:.0%} closer to the teacher than {rival}."
+        sentence = f"{budget.capitalize()} the found schedule ends {_percent(1 - ratio.value)} closer to the teacher than {rival}."
     numbers = f"RMSE ratio {_ratio(ratio)}, {result.seeds.get('test', 0):,} test seeds."
     if result.found.lpips_ratio:
         numbers += f" LPIPS ratio {_ratio(result.found.lpips_ratio)}."
-    return sentence.replace("%", " %"), f"{numbers} The best known solver is {result.baseline.name}."
+    return sentence, f"{numbers} The best known solver is {result.baseline.name}."
 
 
 def table(result: Result) -> Table:
@@ -88,7 +89,7 @@ def _pictures(result: Result, found: SolverSchedule, known: SolverSchedule | Non
     caption = "Values on the fit seeds: what the search saw. They choose the finalists and are no result."
     yield Picture("progress", pictures.png(pictures.progress(result)), "The search", caption, False)
     names = ("found", f"best known: {result.baseline.name}")
-    caption = "Every marker is an evaluation, its number the order of the step that follows. Noise falls from left to right."
+    caption = "Every marker is a step's first evaluation, its number the step's order. Noise falls from left to right."
     yield Picture("steps", pictures.png(pictures.steps(found, known, names)), "Where and how it steps", caption, True)
     if {"teacher", "baseline", "found"} <= images.keys() and len(images["teacher"]):
         shown = pictures.samples(images["teacher"], images["baseline"], images["found"], ("teacher", "best known", "found"))
@@ -110,13 +111,11 @@ def _scores(result: Result) -> tuple[list[str], list[list[Cell]]]:
 
 
 def _steps(schedule: SolverSchedule) -> tuple[list[str], list[list[Cell]]]:
-    header = ["", "from", "to", "sigma / alpha", "method", "told to the network"]
     rows = []
     for number, (step, start) in enumerate(zip(schedule.steps, schedule.times[:-1], strict=True), 1):
-        noise = [f"{float((-schedule.process.lambda_of(t)).exp()):.4g}" for t in (start, step.to)]
-        told = Cell("its own time") if step.label is None else Cell(f"{step.label:.4g}")
-        rows.append([Cell(str(number)), Cell(f"{start:.4g}"), Cell(f"{step.to:.4g}"), Cell(" to ".join(noise)), Cell(describe(step)), told])
-    return header, rows
+        told = "its own time" if step.label is None else f"{step.label:.4g}"
+        rows.append([Cell(text) for text in (str(number), f"{start:.4g}", f"{step.to:.4g}", describe(step), told)])
+    return ["", "from", "to", "method", "told to the network"], rows
 
 
 def describe(step: Step) -> str:
@@ -136,12 +135,12 @@ def snippet(result: Result, schedule: SolverSchedule, shape: Sequence[int]) -> s
     return textwrap.dedent(f"""\
         from solvers import initial, load, sample
 
-        file = load({Path(result.schedule_file).name!r})
+        file = load({json.dumps(Path(result.schedule_file).name)})
         seeds = range(16)
-        x = initial(seeds, {tuple(shape)}, file.tableau)
+        x = initial(seeds, {tuple(shape)}, file.tableau)  # the same seeds give the same noise everywhere
         x = sample(denoiser, x, file.tableau{noise})
 
-        # denoiser(x, at) answers E[x0 | x]; at.label, at.alpha and at.sigma say where""")
+        # denoiser(x, at) answers E[x0 | x]; at.label is the time to tell the network""")
 
 
 def _facts(result: Result) -> dict[str, str]:
@@ -153,7 +152,10 @@ def _facts(result: Result) -> dict[str, str]:
         "seeds": ", ".join(f"{count:,} {block}" for block, count in seeds.items()) + " (disjoint)",
         "teacher": f"{result.teacher_nfe:,} evaluations, own error {result.teacher_error:.2g} RMSE",
         "network calls per evaluation": str(result.calls_per_evaluation),
-        **{f"cost, {who}": f"{c.logical:,} sample evaluations asked for, {c.physical:,} run" for who, c in cost.items()},
+        **{
+            f"cost, {who}": f"{c.logical:,} evaluations of one sample, {c.physical:,} run (shared beginnings once)"
+            for who, c in cost.items()
+        },
         "trials": f"{len(result.trials):,} ({sum(t.fit is None for t in result.trials):,} diverged)",
         "time": _duration(result.seconds),
         "machine": result.machine,
@@ -211,6 +213,10 @@ def _relative(scored: Scored, baseline: Scored) -> Cell:
     return Cell(f"{scored.ratio.value:.2f}", f"{scored.ratio.low:.2f} to {scored.ratio.high:.2f}")
 
 
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %" if part >= 0.1 else f"{100 * part:.2g} %"
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
@@ -240,7 +246,7 @@ header { max-width: 52rem; margin-bottom: 2rem }
 h1 { font-size: clamp(1.45rem, 1rem + 2vw, 2.2rem); line-height: 1.22; font-weight: 650; margin: .3rem 0 .8rem; text-wrap: balance }
 h2 { font-size: 1.1rem; font-weight: 650; margin: 0 0 .6rem }
 p { margin: 0 0 .8rem }
-header p, figcaption, small { color: var(--soft) }
+header p, figcaption, .note, small { color: var(--soft) }
 section, figure { margin: 0 0 2.75rem; min-width: 0 }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 0 2.5rem }
 .wide { grid-column: 1 / -1 }
@@ -251,7 +257,7 @@ section, figure { margin: 0 0 2.75rem; min-width: 0 }
 .scroll:focus-visible { outline: 2px solid var(--found); outline-offset: 3px }
 img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 8px }
 .wide img { min-width: 40rem }
-figcaption { margin-top: .6rem; font-size: .9rem; max-width: 46rem }
+figcaption, .note { margin-top: .6rem; font-size: .9rem; max-width: 46rem }
 table { border-collapse: collapse; font-size: .94rem; font-variant-numeric: tabular-nums; overflow-wrap: normal }
 thead th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line); vertical-align: bottom }
 th, td { padding: .5rem .9rem .5rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
@@ -268,7 +274,9 @@ pre { margin: 0; padding: 1rem 1.2rem; background: var(--wash); border: 1px soli
   font: .88rem/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace }
 </style>
 <header><p>Fewstep, $title</p><h1>$sentence</h1><p>$numbers</p></header>
-<section><h2>On the test seeds</h2>$scores</section>
+<section><h2>On the test seeds</h2>$scores<p class=note>RMSE to the teacher over seeds and pixels, in network units, and the median of the
+seeds' own; ratio: RMSE over the best known solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds; NFE: network
+evaluations per sample; calls: network calls behind them.</p></section>
 <div class=pictures>$pictures</div>
 <section><h2>The steps found</h2><p>Times are those of the process <b>$process</b>, from noise to data.</p>$steps</section>
 <section><h2>Use it</h2><pre tabindex=0>$snippet</pre></section>

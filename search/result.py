@@ -31,14 +31,14 @@ class Scored(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """One known solver on one grid, as it scored while it was tuned. `options` go to `preset`, `grid_options` to `named_grid`."""
+    """One known solver on one grid, as it scored while it was tuned (None: not scored, or diverged). `options` go to `preset`, `grid_options` to `named_grid`."""
 
     solver: str
-    options: dict[str, str | float]
+    options: dict[str, str | int | float]
     grid: str
     grid_options: dict[str, float]
     nfe: int
-    fit: float
+    fit: float | None = None
     select: float | None = None
 
     @property

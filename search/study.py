@@ -64,15 +64,16 @@ def explore(campaign: Campaign, known: Sequence[Known], mirror: tracker.Mirror) 
     url = settings.storage or f"sqlite:///{campaign.directory / 'study.sqlite'}"
     study = storage.open_study(url, campaign.name)
     trials = storage.finished(study)
-    targets = campaign.targets("fit") if len(trials) < settings.budget.trials else None
     size, proposals = settings.budget.generation, Proposals(campaign, known)
     best = min((t.value for t in trials if t.value is not None), default=math.inf)
     task = campaign.progress.add_task("search", total=settings.budget.trials, completed=len(trials))
-    while targets is not None and len(trials) < settings.budget.trials:
+    if len(trials) < settings.budget.trials:
+        campaign.on("fit")  # so that its progress bar comes first
+    while len(trials) < settings.budget.trials:
         generation = len(trials) // size
         proposed = proposals.generation(generation, trials[: generation * size])
         missing = proposed[len(trials) - generation * size :][: settings.budget.trials - len(trials)]
-        values, _ = campaign.scores([compile(campaign.space.decode(trial.params)) for trial in missing], targets)
+        values = campaign.scores([compile(campaign.space.decode(trial.params)) for trial in missing], "fit")
         made = [scored(trial, value) for trial, value in zip(missing, values, strict=True)]
         storage.record(study, made)
         for number, (trial, value) in enumerate(zip(made, values, strict=True), len(trials)):
@@ -85,10 +86,9 @@ def explore(campaign: Campaign, known: Sequence[Known], mirror: tracker.Mirror) 
 
 
 def cost_of(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Cost:
-    """What the trials cost: each asks nfe evaluations per fit seed; the first one is shared within a chunk."""
+    """What the trials cost: each asks nfe evaluations per fit seed, and shares the first one with all others."""
     seeds, nfe = campaign.settings.seeds.fit, campaign.settings.nfe
-    together = max(1, min(campaign.settings.budget.generation, campaign.settings.chunk // seeds))
-    return Cost(len(trials) * nfe * seeds, len(trials) * (nfe - 1) * seeds + -(-len(trials) // together) * seeds)
+    return Cost(len(trials) * nfe * seeds, (len(trials) * (nfe - 1) + 1) * seeds)
 
 
 def enqueued(campaign: Campaign, known: Sequence[Known]) -> list[tuple[Params, str]]:

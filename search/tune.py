@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -15,37 +16,52 @@ from teacher import trajectories
 
 
 def tune_known(campaign: Campaign) -> tuple[list[Known], Cost]:
-    """Score known solvers on `fit`, the best few on `select`; best first (by `select`, then by `fit`). Kept in known.json."""
-    path = campaign.directory / "known.json"
-    kind = tuple[list[Known], Cost]
+    """Score known solvers on `fit`, the best few on `select`; best first (by `select`, then by `fit`). Kept in known.json.
+
+    Solvers that diverge are left out. While it runs, known-so-far.json holds what is done.
+    """
+    path, partial = campaign.directory / "known.json", campaign.directory / "known-so-far.json"
     if path.exists():
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    settings, teacher = campaign.settings, campaign.teacher
-    wanted = baselines.candidates(teacher, settings.nfe, settings.budget.known or settings.budget.trials)
+        return msgspec.json.decode(path.read_bytes(), type=tuple[list[Known], Cost])
+    settings = campaign.settings
+    wanted = baselines.candidates(campaign.teacher, settings.nfe, settings.budget.known or settings.budget.trials)
     if not wanted:
         raise CampaignError(f"No known solver can spend exactly {settings.nfe} evaluations.")
-    known, cost = scored(campaign, wanted, "fit", "known solvers")
-    known.sort(key=lambda item: item.fit)
+    known = [item for item in scored(campaign, wanted, "fit", "known solvers", partial) if item.fit is not None]
+    known.sort(key=lambda item: value(item.fit))
     best = {id(item) for item in (*known[: settings.budget.finalists], *baselines.best_per_solver(known))}
     finalists = [item for item in known if id(item) in best]
-    select, spent = scored(campaign, finalists, "select", "known solvers, finalists")
-    select.sort(key=lambda item: item.select if item.select is not None else math.inf)
+    select = scored(campaign, finalists, "select", "known solvers, finalists")
+    select.sort(key=lambda item: value(item.select))
     ordered = select + [item for item in known if id(item) not in best]
-    found = (ordered, cost + spent)
-    write_atomically(path, msgspec.json.encode(found))
-    return found
+    fit, nfe = settings.seeds.fit, settings.nfe
+    cost = Cost(len(wanted) * nfe * fit, (len(wanted) * (nfe - 1) + 1) * fit) + campaign.on("select").cost
+    write_atomically(path, msgspec.json.encode((ordered, cost)))
+    partial.unlink(missing_ok=True)
+    return ordered, cost
 
 
-def scored(campaign: Campaign, known: Sequence[Known], block: trajectories.Block, what: str) -> tuple[list[Known], Cost]:
-    """The records with their value on a block filled in, and the cost."""
-    targets, found, cost, group = campaign.targets(block), list[Known](), Cost(), 16
-    for first in campaign.progress.track(range(0, len(known), group), description=what):
-        part = known[first : first + group]
+def value(score: float | None) -> float:
+    """A score for sorting: what diverged is last."""
+    return math.inf if score is None else score
+
+
+def scored(campaign: Campaign, known: Sequence[Known], block: trajectories.Block, what: str, partial: Path | None = None) -> list[Known]:
+    """The records with their value on a block filled in (None where they diverge); `partial` keeps what is done."""
+    campaign.on(block)  # so that its progress bar comes first
+    found, group = list[Known](), 16
+    if partial is not None and partial.exists():
+        found = msgspec.json.decode(partial.read_bytes(), type=list[Known])
+    task = campaign.progress.add_task(what, total=len(known), completed=len(found))
+    while len(found) < len(known):
+        part = known[len(found) : len(found) + group]
         tableaus = [compile(baselines.schedule(item, campaign.teacher)) for item in part]
-        values, spent = campaign.scores(tableaus, targets)
-        found += [msgspec.structs.replace(item, **{block: value}) for item, value in zip(part, values, strict=True)]
-        cost += spent
-    return found, cost
+        values = [v if math.isfinite(v) else None for v in campaign.scores(tableaus, block)]
+        found += [msgspec.structs.replace(item, **{block: v}) for item, v in zip(part, values, strict=True)]
+        if partial is not None:
+            write_atomically(partial, msgspec.json.encode(found))
+        campaign.progress.update(task, completed=len(found))
+    return found
 
 
 def other_budgets(campaign: Campaign, known: Sequence[Known]) -> list[Known]:
@@ -54,5 +70,10 @@ def other_budgets(campaign: Campaign, known: Sequence[Known]) -> list[Known]:
     near = [n for n in range(max(2, nfe - 3), nfe + 6) if n != nfe]
     clean = campaign.teacher.end == campaign.teacher.process.t_clean
     best = baselines.best_per_solver(known)[:4]
-    wanted = [msgspec.structs.replace(item, nfe=n) for item in best for n in near if baselines.steps_for_nfe(item.solver, n, clean)]
-    return scored(campaign, wanted, "select", "other budgets")[0] + best
+    wanted = [
+        msgspec.structs.replace(item, nfe=n, fit=None, select=None)
+        for item in best
+        for n in near
+        if baselines.steps_for_nfe(item.solver, n, clean)
+    ]
+    return scored(campaign, wanted, "select", "other budgets") + best

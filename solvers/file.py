@@ -273,8 +273,10 @@ def _agree(tableau: Tableau, recipe: SolverSchedule) -> None:
 
 
 def recipe_distance(tableau: Tableau, recipe: SolverSchedule) -> float:
-    """Largest difference between the closed forms of the rows and of the recipe as compiled today, relative to the largest
-    coefficient where that is above one; infinite if their shapes differ."""
+    """Largest difference between the closed forms of the rows and of the recipe as compiled today.
+
+    Relative to the largest coefficient where that is above one; infinite if their shapes differ.
+    """
     pairs = list(zip(tableau.dense(), compile(recipe).dense(), strict=True))
     if any(x.shape != y.shape for x, y in pairs):
         return float("inf")

@@ -46,6 +46,11 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     knobs: dict[KnobName, float] = {}
 
     def __post_init__(self) -> None:
+        for field in msgspec.structs.fields(self):  # a step made in code is held to the same types and ranges as one in a file
+            try:
+                msgspec.convert(getattr(self, field.name), field.type)
+            except msgspec.ValidationError as error:
+                raise ScheduleError(f"A step cannot have this {field.name}: {error}.") from None
         numbers = [self.to, self.relax, self.eta, *self.knobs.values(), *([] if self.label is None else [self.label])]
         if not all(map(math.isfinite, numbers)):
             raise ScheduleError("A step holds a number that is not finite.")

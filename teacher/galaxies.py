@@ -30,7 +30,7 @@ class MixerBlock(nn.Module):
         super().__init__()
         self.patch_in, self.patch_out = nn.Linear(patches, hidden), nn.Linear(hidden, patches)
         self.channel_in, self.channel_out = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
-        self.norm_patch, self.norm_channel = nn.LayerNorm((channels, patches)), nn.LayerNorm((patches, channels))
+        self.norm_patch, self.norm_channel = nn.LayerNorm([channels, patches]), nn.LayerNorm([patches, channels])
 
     def forward(self, y: Tensor) -> Tensor:
         """y [B, channels, patches] -> the same shape."""
@@ -49,7 +49,7 @@ class Mixer(nn.Module):
         self.conv_in = nn.Conv2d(2, channels, patch, stride=patch)
         self.conv_out = nn.ConvTranspose2d(channels, 1, patch, stride=patch)
         self.blocks = nn.ModuleList([MixerBlock(side * side, channels, hidden) for _ in range(blocks)])
-        self.norm = nn.LayerNorm((channels, side * side))
+        self.norm = nn.LayerNorm([channels, side * side])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """The time is a second channel."""
@@ -106,7 +106,7 @@ def load(path: Path | None = None) -> Mixer:
 
 
 def denoise(network: nn.Module, x: Tensor, sigma: Tensor, told: Tensor | None = None) -> Tensor:
-    """D(x; sigma) of the module's formula. Shapes: x [B, 1, H, W], sigma and told [B] or []; `told` is the label's sigma where it differs."""
+    """D(x; sigma) of the module's formula. Shapes: x [B, 1, H, W], sigma and told [B] or []; `told` is the label's sigma."""
     sigma = sigma.to(x.dtype).expand(len(x))
     label = sigma if told is None else told.to(x.dtype).expand(len(x))
     a = (1 + sigma**2).sqrt()[:, None, None, None]

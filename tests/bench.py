@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 
 import torch
+from references import k_diffusion_sampling
+from test_space import random_points
 
-from search.evaluate import errors
+from search.evaluate import Evaluator
 from search.space import Space
 from solvers import compile, preset, process, sample, sigmas
 from teacher.models import load
 from teacher.trajectories import targets
-from references import k_diffusion_sampling
-from test_space import random_points
 
 STEPS, ROUNDS = 20, 15
 
@@ -73,12 +73,14 @@ def overhead(shape: tuple[int, ...]) -> None:
 def scoring() -> None:
     """Print candidates scored per second on the digits teacher."""
     teacher = load("digits")
-    goal = targets(teacher, "fit", 64)
+    evaluator = Evaluator(teacher, targets(teacher, "fit", 64))
     space = Space(teacher.process, teacher.start, teacher.end, 5)
     tables = [compile(space.decode(params)) for params in random_points(space, 12)]
-    spent = seconds(lambda: errors(teacher, tables, goal), 2)
+    spent = seconds(lambda: evaluator.errors(tables), 2)
     building = seconds(lambda: [compile(space.decode(params)) for params in random_points(space, 12)], 2)
-    print(f"  digits, NFE 5, 64 seeds: {len(tables) / spent:.1f} candidates scored per second; {len(tables) / building:.0f} per second compiled")
+    print(
+        f"  digits, NFE 5, 64 seeds: {len(tables) / spent:.1f} candidates scored per second; {len(tables) / building:.0f} per second compiled"
+    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 import warnings
 
+import oracle
 import pytest
 import torch
-
-import oracle
 
 torch.set_num_threads(1)
 

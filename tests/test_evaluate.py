@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from test_space import random_points
 
-from search.evaluate import errors, images
+from search.evaluate import Evaluator
 from search.objective import objective, root_mean, squared
 from search.space import Space
 from search.statistics import interval, ratio
@@ -11,7 +12,6 @@ from solvers import compile, initial, preset, sample
 from solvers.grids import named_grid
 from teacher.models import load
 from teacher.trajectories import targets
-from test_space import random_points
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +24,21 @@ def test_many_candidates_at_once_score_as_one_at_a_time(scene):
     teacher, goal = scene
     space = Space(teacher.process, teacher.start, teacher.end, 4)
     tables = [compile(space.decode(params)) for params in random_points(space, 9)]
-    together, cost = errors(teacher, tables, goal, chunk=50)
+    evaluator = Evaluator(teacher, goal, chunk=50)
+    together = evaluator.errors(tables)
     for table, row in zip(tables, together, strict=True):
         alone = squared(sample(teacher.denoiser, goal.noise, table), goal.images)
         torch.testing.assert_close(row, alone, rtol=1e-4, atol=1e-9)
-    assert cost.logical == 9 * 4 * 12
-    assert cost.physical == 9 * 3 * 12 + 3 * 12  # the first evaluation once per chunk of four candidates
+    assert evaluator.cost.logical == 9 * 4 * 12
+    assert evaluator.cost.physical == (9 * 3 + 1) * 12  # the first evaluation once for all
 
 
 def test_candidates_of_different_budgets_can_be_scored_together(scene):
     teacher, goal = scene
-    tables = [compile(preset("ddim", named_grid("karras", teacher.process, n, teacher.start, teacher.end), teacher.process)) for n in (3, 5, 3)]
-    found, _ = errors(teacher, tables, goal)
+    tables = [
+        compile(preset("ddim", named_grid("karras", teacher.process, n, teacher.start, teacher.end), teacher.process)) for n in (3, 5, 3)
+    ]
+    found = Evaluator(teacher, goal).errors(tables)
     assert torch.equal(found[0], found[2])
     assert float(found[1].mean()) < float(found[0].mean())
 
@@ -44,7 +47,7 @@ def test_the_teachers_own_images_have_no_error_but_its_tolerance(scene):
     teacher, goal = scene
     assert goal.error < 1e-3
     fine = compile(preset("unipc-3", named_grid("karras", teacher.process, 200, teacher.start, teacher.end), teacher.process, tail="full"))
-    assert float(root_mean(squared(images(teacher, fine, goal), goal.images))) < 1e-3
+    assert float(root_mean(Evaluator(teacher, goal).errors([fine])[0])) < 1e-3
 
 
 def test_samples_start_from_noise_of_the_teachers_scale(scene):

@@ -4,7 +4,8 @@ import base64
 import io
 import math
 import re
-from dataclasses import replace  # noqa: F401
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -59,7 +60,10 @@ def made_up(ratio: float = 0.55, baseline: str = "dpmpp-2m on karras (moment exa
         for solver, factor in solvers.items()
         for n in range(2, 11)
     ]
-    values = [*(0.11 * (1 + draw.exponential(0.8)) for _ in range(16)), *(0.115 * ratio + 0.1 * draw.exponential(1 - i / 900) for i in range(784))]
+    values = [
+        *(0.11 * (1 + draw.exponential(0.8)) for _ in range(16)),
+        *(0.115 * ratio + 0.1 * draw.exponential(1 - i / 900) for i in range(784)),
+    ]
     trials = [Finished(i, float(v), origin="unipc-2 on karras" if i < 16 else "") for i, v in enumerate(values)]
     best = min(trials, key=lambda t: t.fit or math.inf).number
     trials[best] = msgspec.structs.replace(trials[best], select=0.06)
@@ -92,9 +96,161 @@ def images(*shape: int) -> dict[str, Tensor]:
     """Three blocks that differ a little."""
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randn(12, *shape, generator=generator)
-    return {"teacher": teacher} | {k: teacher + s * torch.randn(teacher.shape, generator=generator) for k, s in (("baseline", 0.2), ("found", 0.1))}
+    return {"teacher": teacher} | {
+        k: teacher + s * torch.randn(teacher.shape, generator=generator) for k, s in (("baseline", 0.2), ("found", 0.1))
+    }
 
 
 def page(tmp_path: Path, result: Result | None = None, shape: tuple[int, ...] = (1, 16, 16), known: SolverSchedule | None = KNOWN) -> str:
     """The report's text."""
     return report.write(tmp_path, result or made_up(), FOUND, known, images(*shape)).read_text()
+
+
+def embedded(html: str) -> list[Image.Image]:
+    """The pictures inside a page."""
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', html)]
+
+
+def is_blank(picture: Image.Image) -> bool:
+    """Whether less than one pixel in a hundred differs from the first."""
+    pixels = np.asarray(picture.convert("L"), dtype=float)
+    return bool((np.abs(pixels - pixels[0, 0]) > 8).mean() < 0.01)
+
+
+def test_the_page_leads_with_the_ratio_in_plain_words(tmp_path: Path) -> None:
+    html = page(tmp_path)
+    headline = re.search("<h1>(.*?)</h1>", html)
+    assert headline is not None
+    assert (
+        headline[1]
+        == "At 5 evaluations the found schedule ends 45&nbsp;% closer to the teacher than the best of 1,155 tuned known solvers."
+    )
+    assert "RMSE ratio 0.55, 95&nbsp;% interval 0.52 to 0.58, 256 test seeds." in html
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(1.12, "is not better: at 5 evaluations it ends 12&nbsp;% farther"), (1.01, "is not shown to be better")]
+)
+def test_a_schedule_that_is_not_better_is_said_to_be_none(tmp_path: Path, ratio: float, words: str) -> None:
+    html = page(tmp_path, made_up(ratio))
+    assert words in html
+    assert "closer" not in html
+
+
+def test_an_interval_that_reaches_one_is_no_success() -> None:
+    result = made_up(0.95)
+    wide = msgspec.structs.replace(result.found, ratio=Interval(0.95, 0.85, 1.02))
+    assert "not shown to be better" in report.headline(msgspec.structs.replace(result, found=wide))[0]
+
+
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>&$[red]\"'"
+    html = page(tmp_path, made_up(baseline=evil, model=evil))
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;$[red]&quot;&#x27;" in html
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report.table(made_up(baseline=evil, model=evil)))
+    assert evil in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_page_loads_nothing_and_tells_no_path(tmp_path: Path) -> None:
+    html = page(tmp_path)
+    assert not re.search(r"https?:|//|@import|url\(|<link|<script|<iframe", re.sub('base64,[^"]+', "", html))
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'(?:src|href)="([^"]*)', html))
+    assert "/somewhere" not in html
+
+
+def test_all_pictures_are_inside_and_beside_the_page_and_show_something(tmp_path: Path) -> None:
+    inside = embedded(page(tmp_path))
+    beside = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert beside == ["progress.png", "samples.png", "steps.png", "work-precision.png"]
+    assert len(inside) == 4
+    for picture in [*inside, *(Image.open(tmp_path / "pictures" / name) for name in beside)]:
+        assert min(picture.size) > 200
+        assert not is_blank(picture)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 12), (4, 8, 8), (6,), (1,), (2, 40)])
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_data_of_every_shape_is_drawn(shape: tuple[int, ...], count: int) -> None:
+    blocks = [images(*shape)[name][:count] for name in ("teacher", "baseline", "found")]
+    picture = Image.open(io.BytesIO(pictures.png(pictures.samples(*blocks, ("teacher", "best known", "found")))))
+    assert not is_blank(picture)
+
+
+def test_the_sample_picture_shows_the_larger_difference_brighter() -> None:
+    blocks = images(1, 16, 16)
+    figure = pictures.samples(blocks["teacher"], blocks["baseline"], blocks["found"], ("teacher", "best known", "found"))
+    known, found = (np.nanmean(np.asarray(axes.images[0].get_array())) for axes in figure.axes[3:])
+    assert known == pytest.approx(2 * found, rel=0.1)  # 0.2 and 0.1 times noise
+
+
+def test_one_dimensional_data_makes_a_page(tmp_path: Path) -> None:
+    html = page(tmp_path, shape=(2,))
+    assert not any(map(is_blank, embedded(html)))
+    assert "initial(seeds, (2,), file.tableau)" in html
+
+
+def test_a_page_without_images_or_a_known_schedule_is_made(tmp_path: Path) -> None:
+    html = report.write(tmp_path, made_up(), FOUND, None, {}).read_text()
+    assert len(embedded(html)) == 3
+
+
+@pytest.mark.parametrize("name", ["vp-linear", "flow", "ve"])
+def test_steps_of_every_process_are_drawn_to_the_clean_end(name: str) -> None:
+    p = process(name)
+    heun = preset("heun", [80.0, 2.0, 0.1, 0.0] if name == "ve" else [1.0, 0.7, 0.2, 0.0], p)
+    shown = pictures.steps(heun, None, ("found", "best known"))
+    words = {text.get_text() for text in shown.axes[0].texts}
+    assert "no noise" in words
+    assert ("no signal" in words) == (name == "flow")
+    assert not is_blank(Image.open(io.BytesIO(pictures.png(shown))))
+
+
+def test_divergence_and_other_objectives_leave_a_readable_report(tmp_path: Path) -> None:
+    trials = (Finished(0, None), Finished(1, math.inf), Finished(2, 0.4, select=0.5), Finished(3, 4e9))
+    curves = (Known("ddim", {}, "uniform", {}, 3, math.inf, math.inf), Known("ddim", {}, "uniform", {}, 4, 0.3, None))
+    thin = msgspec.structs.replace(made_up(), trials=trials, curves=curves, others=(), objective="lpips-alex", known=(), test_reads=3)
+    bare = msgspec.structs.replace(
+        thin, **{k: msgspec.structs.replace(getattr(thin, k), lpips=None, lpips_ratio=None) for k in ("found", "baseline")}
+    )
+    for result in (thin, bare, msgspec.structs.replace(bare, trials=trials[:2], curves=())):
+        assert "3 times; the intervals do not account" in page(tmp_path, result)
+
+
+def test_table_and_page_show_every_sampler_with_its_numbers(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(report.table(made_up()))
+    shown, html = console.file.getvalue(), page(tmp_path)  # type: ignore[attr-defined]
+    for words in (
+        "found",
+        "dpmpp-2m on karras (moment exact, rho 5.3)",
+        "ddim on uniform",
+        "0.0605",
+        "0.0569 to 0.0641",
+        "3.00",
+        "0.0275 to 0.0336",
+    ):
+        assert words in shown
+        assert words in html
+    assert "order 2 in x0, over lambda, bh2 weights, corrected with 2, relaxed by 1.07" in html
+
+
+def test_the_snippet_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    noisy = SolverSchedule(VE, 80.0, (*FOUND.steps[:-1], Step(to=0.02, eta=0.5)))
+    for schedule in (FOUND, noisy):
+        save(compile(schedule), "digits.schedule.json", recipe=schedule)
+        names = {"denoiser": lambda x, at: x / (1 + at.sigma**2)}
+        exec(report.snippet(made_up(), schedule, (1, 4, 4)), names)
+        assert names["x"].shape == (16, 1, 4, 4)  # type: ignore[attr-defined]
+
+
+def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert page(tmp_path / "a") == page(tmp_path / "b")
+
+
+def test_importing_the_report_does_not_import_matplotlib() -> None:
+    code = "import sys, search.report; assert 'matplotlib' not in sys.modules"
+    code += "; import search.pictures; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(report.__file__).parents[1])

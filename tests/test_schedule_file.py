@@ -1,5 +1,6 @@
 """The file: what is written is read back bit for bit, what was changed is refused in one sentence, and ten lines execute it."""
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -61,6 +62,14 @@ def assert_refused(data: bytes, match: str | None = None) -> None:
     assert "\n" not in str(error.value)
 
 
+def refusal(data: bytes) -> tuple[str, ScheduleFile | None]:
+    """What `parse` says against the data, or the file."""
+    try:
+        return "", parse(data)
+    except ScheduleError as error:
+        return str(error), None
+
+
 def as_json(document: Any) -> bytes:
     return json.dumps(document, indent=1).encode()
 
@@ -87,7 +96,9 @@ def test_a_file_brings_back_every_bit_of_a_table(name: str, case: Case, tmp_path
     read = load(tmp_path / "x.json")
     assert read == written
     assert read.tableau == table
-    assert [[c.hex() for c in row.terms.values()] for row in read.tableau.rows] == [[c.hex() for c in row.terms.values()] for row in table.rows]
+    assert [[c.hex() for c in row.terms.values()] for row in read.tableau.rows] == [
+        [c.hex() for c in row.terms.values()] for row in table.rows
+    ]
     assert (read.recipe, read.process, read.fitted_for, read.scores) == (recipe, case.process, CARD, (SCORE,))
     x = draw([1, 2], (12,), "xT")
     assert torch.equal(sample(anisotropic(), x, table), sample(anisotropic(), x, read.tableau))
@@ -207,16 +218,15 @@ def test_every_truncation_is_refused(text: bytes):
 
 def test_a_flipped_bit_is_refused_unless_it_changes_nothing(text: bytes):
     generator, whole = random.Random(5), parse(text)
-    refused = 0
+    same = 0
     for position in range(len(text)):
         data = bytearray(text)
         data[position] ^= 1 << generator.randrange(8)
-        try:
-            assert parse(bytes(data)) == whole  # another spelling of the same float
-        except ScheduleError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused > 0.99 * len(text)
+        error, file = refusal(bytes(data))
+        assert file in (None, whole)  # another spelling of the same float is the same file
+        assert "\n" not in error
+        same += file is not None
+    assert same < 0.01 * len(text)
 
 
 def places(node: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -244,7 +254,13 @@ def test_every_edited_number_and_word_is_refused(text: bytes):
         value = at(document, path)
         if isinstance(value, bool | dict | list) or not path:
             continue
-        edits = [value + "x", ""] if isinstance(value, str) and value else [value + 1, value * 2 + 1e-3] if isinstance(value, int | float) else [7]
+        edits = (
+            [value + "x", ""]
+            if isinstance(value, str) and value
+            else [value + 1, value * 2 + 1e-3]
+            if isinstance(value, int | float)
+            else [7]
+        )
         for edit in edits:
             assert_refused(as_json(replaced(document, path, edit)))
 
@@ -252,7 +268,12 @@ def test_every_edited_number_and_word_is_refused(text: bytes):
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", '"1.0"', "null", "[]", "0x10", "1_0", "01"])
 def test_a_number_that_is_not_a_finite_decimal_is_refused(text: bytes, token: str):
     document = json.loads(text)
-    for path in (("executable", "rows", 1, "terms", 0, 1), ("executable", "rows", 0, "time"), ("golden", "states", 0), ("scores", 0, "value")):
+    for path in (
+        ("executable", "rows", 1, "terms", 0, 1),
+        ("executable", "rows", 0, "time"),
+        ("golden", "states", 0),
+        ("scores", 0, "value"),
+    ):
         data = as_json(replaced(document, path, "HERE")).replace(b'"HERE"', token.encode())
         assert_refused(data)
 
@@ -326,7 +347,20 @@ def test_an_illegal_file_is_refused_even_with_the_right_hashes(text: bytes, path
 
 
 def test_what_is_no_schedule_at_all_is_refused(text: bytes):
-    for data in (b"", b"\0", b"null", b"3", b"[]", b"{}", b'"x"', b"\xff\xfe", b"PK\x03\x04", b"[" * 100_000, b'{"a":' * 100_000, text.decode().encode("utf-16")):
+    for data in (
+        b"",
+        b"\0",
+        b"null",
+        b"3",
+        b"[]",
+        b"{}",
+        b'"x"',
+        b"\xff\xfe",
+        b"PK\x03\x04",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        text.decode().encode("utf-16"),
+    ):
         assert_refused(data)
 
 
@@ -366,7 +400,10 @@ def test_a_load_leaves_no_file_open(tmp_path: Path, text: bytes):
 
 
 REFUSED_SAVES = {
-    "a recipe that compiles to other rows": lambda: (compile(RECIPE), {"recipe": preset("unipc-2", [80.0, 12.3001, 1.7, 0.1], process("ve"))}),
+    "a recipe that compiles to other rows": lambda: (
+        compile(RECIPE),
+        {"recipe": preset("unipc-2", [80.0, 12.3001, 1.7, 0.1], process("ve"))},
+    ),
     "a recipe of another length": lambda: (compile(RECIPE), {"recipe": preset("ddim", [80.0, 1.0], process("ve"))}),
     "no process": lambda: (compile(RECIPE), {}),
     "a batch of candidates": lambda: (
@@ -430,9 +467,19 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path
 def test_require_refuses_another_model_in_one_sentence_and_says_how_to_insist(tmp_path: Path):
     file = whole_file(tmp_path / "x.json")
     file.require(CARD)
-    file.require({"model": "digits", "model_sha256": "ab" * 32, "prediction": "x0", "guidance": 1.5, "resolution": [1, 32, 32], "dtype": "float32"})
-    for name, value in (("model", "faces"), ("model_sha256", "cd" * 32), ("guidance", 7.5), ("resolution", (1, 64, 64)), ("prediction", "eps")):
-        other = FittedFor(**{**{f: getattr(CARD, f) for f in ("model", "model_sha256", "prediction", "guidance", "resolution", "dtype")}, name: value})
+    file.require(
+        {"model": "digits", "model_sha256": "ab" * 32, "prediction": "x0", "guidance": 1.5, "resolution": [1, 32, 32], "dtype": "float32"}
+    )
+    for name, value in (
+        ("model", "faces"),
+        ("model_sha256", "cd" * 32),
+        ("guidance", 7.5),
+        ("resolution", (1, 64, 64)),
+        ("prediction", "eps"),
+    ):
+        other = FittedFor(
+            **{**{f: getattr(CARD, f) for f in ("model", "model_sha256", "prediction", "guidance", "resolution", "dtype")}, name: value}
+        )
         with pytest.raises(ScheduleError, match=f"{name}.*insist=True") as error:
             file.require(other)
         assert "\n" not in str(error.value)
@@ -460,7 +507,9 @@ LEAVES = (
     | st.text(max_size=8)
     | st.sampled_from(["xT", "x0", "D0", "z0", "z1", "mu", "eps0", "ve", "flow", "multistep"])
 )
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=6)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=6
+)
 
 
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -479,18 +528,12 @@ def test_random_mutations_raise_schedule_error_or_leave_a_table_that_runs(data: 
             parent[path[-1]] *= data.draw(st.floats(-10, 10))
         else:
             parent[path[-1]] = data.draw(VALUES)
-    try:
-        encoded = signed(document) if resign and "executable" in document else as_json(document)
-        file = parse(encoded)
-    except ScheduleError as error:
-        assert "\n" not in str(error)
-        return
-    assert json.loads(encoded)["executable"] == document["executable"]
-    noise = [torch.zeros(1, 1) for _ in file.tableau.noises]
-    try:
-        sample(lambda x, at, **knobs: x / 2, torch.ones(1, 1), file.tableau, noise=noise or None)
-    except ScheduleError:
-        pass  # not finite in float32
+    error, file = refusal(signed(document) if resign and "executable" in document else as_json(document))
+    assert "\n" not in error
+    if file is not None:
+        noise = [torch.zeros(1, 1) for _ in file.tableau.noises]
+        with contextlib.suppress(ScheduleError):  # not finite in float32
+            assert sample(lambda x, at, **knobs: x / 2, torch.ones(1, 1), file.tableau, noise=noise or None).shape == (1, 1)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -10,10 +10,10 @@ import re
 
 import pytest
 import torch
+from oracle import CASES, Case, Gaussian, PointMass, anisotropic
 from torch import Tensor
 
 import solvers.prediction as prediction
-from oracle import CASES, Case, Gaussian, PointMass, anisotropic
 from solvers import (
     PRESETS,
     Row,
@@ -137,7 +137,9 @@ def test_ipndm_is_of_order_four_where_rho_falls_uniformly_and_its_history_is_exa
         def callback(row: Row, x: Tensor, denoised: Tensor | None, exact=exact) -> Tensor | None:
             return exact(row.time) if row.slot in ("x1", "x2", "x3") else None
 
-        schedule = SolverSchedule(p, times[0], tuple(Step(to=t, space="eps", domain="index", order=min(4, i + 1)) for i, t in enumerate(times[1:])))
+        schedule = SolverSchedule(
+            p, times[0], tuple(Step(to=t, space="eps", domain="index", order=min(4, i + 1)) for i, t in enumerate(times[1:]))
+        )
         errors.append(float((sample(denoiser, x, compile(schedule), callback=callback) - exact(times[-1])).norm()))
     assert math.log2(errors[0] / errors[1]) >= 3.8
 
@@ -237,7 +239,10 @@ def test_every_word_of_a_step_keeps_a_point_mass(space: str, domain: str, method
         if method != "multistep" and corrector:
             continue
         times = case.grid(5, clean)
-        steps = [Step(to=t, method=method, space=space, domain=domain, order=min(4, i + 1), corrector=min(corrector, i + 1)) for i, t in enumerate(times[1:])]
+        steps = [
+            Step(to=t, method=method, space=space, domain=domain, order=min(4, i + 1), corrector=min(corrector, i + 1))
+            for i, t in enumerate(times[1:])
+        ]
         assert point_mass_defect(compile(SolverSchedule(case.process, times[0], tuple(steps))), case.process, case.start) < 1e-12
 
 
@@ -465,7 +470,9 @@ def test_a_batch_of_candidates_samples_as_each_alone():
 
 def noisy_schedule(case: Case, eta: float, noise: str, order: int, steps: int, clean: bool = False) -> SolverSchedule:
     times = case.grid(steps, clean)
-    return SolverSchedule(case.process, times[0], tuple(Step(to=t, order=min(order, i + 1), eta=eta, noise=noise) for i, t in enumerate(times[1:])))
+    return SolverSchedule(
+        case.process, times[0], tuple(Step(to=t, order=min(order, i + 1), eta=eta, noise=noise) for i, t in enumerate(times[1:]))
+    )
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -494,7 +501,8 @@ def test_more_noise_than_there_is_room_for_is_capped_not_added(noise: str, eta: 
 
 def test_the_two_kinds_of_noise_agree_at_eta_zero_and_one_and_nowhere_between(case: Case):
     tables = {
-        (eta, noise): compile(noisy_schedule(case, eta, noise, 1, 5)) for eta, noise in itertools.product((0.0, 0.5, 1.0), ("sde", "ancestral"))
+        (eta, noise): compile(noisy_schedule(case, eta, noise, 1, 5))
+        for eta, noise in itertools.product((0.0, 0.5, 1.0), ("sde", "ancestral"))
     }
     assert_same_sampler(tables[0.0, "sde"], tables[0.0, "ancestral"])
     assert_same_sampler(tables[1.0, "sde"], tables[1.0, "ancestral"])
@@ -513,7 +521,10 @@ def test_ddim_eta_is_the_formula_of_its_paper():
         keep = ((1 - then - c**2) / (1 - now)).sqrt()  # eq. 12 with eps = (x - sqrt(abar) D) / sqrt(1 - abar)
         terms = table.rows[i + 1].terms
         torch.testing.assert_close(
-            float64([terms[f"x{i}"], terms[f"D{i}"], terms[f"z{i}"]]), torch.stack([keep, then.sqrt() - now.sqrt() * keep, c]), rtol=1e-12, atol=0
+            float64([terms[f"x{i}"], terms[f"D{i}"], terms[f"z{i}"]]),
+            torch.stack([keep, then.sqrt() - now.sqrt() * keep, c]),
+            rtol=1e-12,
+            atol=0,
         )
 
 
@@ -618,7 +629,7 @@ def test_dpmpp_2m_is_the_formula_of_its_paper(case: Case):
 
 
 def unipc_weights(order: int, lam: Tensor, i: int, kind: str, corrector: bool) -> Tensor:
-    """UniPC's weights of D_k - D_i (k = i-1, i-2, ..., then the new one) from its own linear system (Zhao et al. 2023, theorem 3.1, app. A)."""
+    """UniPC's weights of D_k - D_i (k = i-1, ..., then the new one) from its linear system, Zhao et al. 2023, theorem 3.1 and app. A."""
     h = lam[i + 1] - lam[i]
     hh = -h
     b_h = hh if kind == "bh1" else torch.expm1(hh)
@@ -758,7 +769,9 @@ def test_initial_noise_has_the_sigma_of_the_first_evaluation(case: Case):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_samples_of_a_batch_are_those_of_its_parts(case: Case, eta: float):
     data, seeds = anisotropic(7), [11, 22, 33, 44]
-    table = compile(preset("ddim", case.grid(6, clean=True), case.process, eta=eta) if eta else preset("unipc-3", case.grid(6, True), case.process))
+    table = compile(
+        preset("ddim", case.grid(6, clean=True), case.process, eta=eta) if eta else preset("unipc-3", case.grid(6, True), case.process)
+    )
     x = initial(seeds, (7,), table)
     whole = sample(data, x, table, noise=seeds)
     for parts in ([0, 1, 2, 3], [0, 2]):
@@ -855,7 +868,9 @@ def test_the_callback_sees_every_row_and_may_replace_its_state():
     assert seen == [(row.slot, row.evaluation is None) for row in table.rows]
     assert torch.equal(plain, sample(data, x, table))
     last = table.rows[-1].slot
-    assert torch.equal(sample(data, x, table, callback=lambda row, x, d: x * 0 + 5 if row.slot == last else None), torch.full((1, 3), 5.0, dtype=F64))
+    assert torch.equal(
+        sample(data, x, table, callback=lambda row, x, d: x * 0 + 5 if row.slot == last else None), torch.full((1, 3), 5.0, dtype=F64)
+    )
     # replacing a state is the same as starting the later rows from the replaced one
     moved = sample(data, x, table, callback=lambda row, x, d: x + 1 if row.slot == "c1" else None)
     weight = table.rows[[row.slot for row in table.rows].index("x2")].terms["c1"]

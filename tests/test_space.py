@@ -55,7 +55,9 @@ def test_a_two_stage_solver_lies_outside_and_says_so():
 
 
 def test_a_word_that_is_switched_off_is_no_parameter_and_no_choice():
-    space = Space(*PROCESSES["ve"], 5, order=(2,), space=("x0",), domain=("lambda",), moment=("bh2",), corrector=(0,), relax=(1, 1), label=(0, 0))
+    space = Space(
+        *PROCESSES["ve"], 5, order=(2,), space=("x0",), domain=("lambda",), moment=("bh2",), corrector=(0,), relax=(1, 1), label=(0, 0)
+    )
     assert set(space.distributions()) == {"gap1", "gap2", "gap3", "gap4"}
     schedules = [space.decode(params) for params in random_points(space, 5)]
     assert all(step.order in (1, 2) and step.space == "x0" and step.relax == 1 for s in schedules for step in s.steps)

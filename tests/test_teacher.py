@@ -38,7 +38,9 @@ def test_the_mixture_answers_the_posterior_mean_found_by_brute_force():
 def test_an_empirical_denoiser_samples_end_on_its_images():
     images = torch.randn(3, 5, dtype=torch.float64)
     where = process("ve")
-    x = sample(empirical(images), 40 * torch.randn(8, 5, dtype=torch.float64), compile(preset("dpmpp-2m", [40.0, 9.0, 2.0, 0.5, 0.1, 0.0], where)))
+    x = sample(
+        empirical(images), 40 * torch.randn(8, 5, dtype=torch.float64), compile(preset("dpmpp-2m", [40.0, 9.0, 2.0, 0.5, 0.1, 0.0], where))
+    )
     assert float(torch.cdist(x, images).min(1).values.max()) < 1e-6
 
 
