@@ -7,7 +7,9 @@ second process at the same time.
 import fcntl
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +50,8 @@ class Campaign:
     def on(self, block: trajectories.Block) -> Evaluator:
         """The evaluator of a block; the teacher's images come from the cache or are solved now."""
         if block not in self.evaluators:
-            goal = targets(self.teacher, block, self.settings.seeds, self.settings.tolerance, self.progress)
-            self.evaluators[block] = Evaluator(self.teacher, goal, self.settings.chunk)
+            goal = targets(self.teacher, block, self.settings.seeds, self.settings.tolerance, self.progress, self.settings.workers)
+            self.evaluators[block] = Evaluator(self.teacher, goal, self.settings.chunk, self.settings.workers or cores())
         return self.evaluators[block]
 
     def scores(self, tableaus: Sequence[Tableau], block: trajectories.Block) -> list[float]:
@@ -58,12 +60,18 @@ class Campaign:
         return [float(value) if math.isfinite(value) else math.inf for value in found]
 
 
-def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance: float, progress: Progress) -> Targets:
-    """The teacher's images for as many seeds of the block as the settings say, with a progress bar."""
-    count = getattr(seeds, block)
-    parts = trajectories.shards(teacher, block, count, tolerance)
-    total = -(-count // trajectories.SHARD)
-    return trajectories.gather(teacher, block, list(progress.track(parts, total=total, description=f"teacher, {block} seeds")))
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance: float, progress: Progress, workers: int = 0) -> Targets:
+    """The teacher's images for as many seeds of the block as the settings say, several shards at a time, with a progress bar."""
+    plan = trajectories.plan(block, getattr(seeds, block))
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        shards = pool.map(lambda part: trajectories.shard(teacher, part, tolerance), plan)
+        parts = list(progress.track(shards, total=len(plan), description=f"teacher, {block} seeds"))
+    return trajectories.gather(teacher, block, plan, parts)
 
 
 def campaign(settings: Settings, progress: Progress) -> Campaign:

@@ -12,7 +12,7 @@ import torch
 from optuna.trial import FrozenTrial
 
 from search import baselines, report, result, tracker, tune
-from search.campaign import Campaign
+from search.campaign import Campaign, cores
 from search.errors import CampaignError
 from search.objective import objective
 from search.result import Cost, Finished, Interval, Known, Result, Scored
@@ -74,7 +74,7 @@ def conclude(
         known_cost=costs[1],
         seconds=time.monotonic() - started,
         test_reads=reads,
-        machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        machine=f"{platform.machine()}, {settings.workers or cores()} cores, torch {torch.__version__}",
     )
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}
     report.write(campaign.directory, outcome, found, schedules[1], shown)

@@ -6,6 +6,7 @@ evaluator and remembered.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -45,10 +46,14 @@ def stack(tableaus: Sequence[Tableau], repeats: int) -> Tableau:
 
 
 class Evaluator:
-    """Scores candidates against one block of targets. `chunk` bounds how many samples are in flight."""
+    """Scores candidates against one block of targets: `workers` batches at a time, of about `chunk` samples each.
 
-    def __init__(self, teacher: Teacher, targets: Targets, chunk: int = 256) -> None:
-        self.teacher, self.targets, self.chunk = teacher, targets, chunk
+    Small networks gain little from many threads inside one operation, and lose much when another process wants the cores;
+    batches side by side, one thread each, do not wait for one another. (torch lets go of the interpreter while it computes.)
+    """
+
+    def __init__(self, teacher: Teacher, targets: Targets, chunk: int = 128, workers: int = 1) -> None:
+        self.teacher, self.targets, self.chunk, self.workers = teacher, targets, chunk, workers
         self.cost = Cost()
         self._first: dict[tuple[Any, ...], Tensor] = {}
 
@@ -62,14 +67,18 @@ class Evaluator:
         step = max(1, self.chunk // seeds)
         for nfe in sorted({tableau.nfe for tableau in tableaus}):
             same = [index for index, tableau in enumerate(tableaus) if tableau.nfe == nfe]
-            for group in (same[first : first + step] for first in range(0, len(same), step)):
-                pictures = self._run([tableaus[index] for index in group])
-                for index, candidate in zip(group, pictures, strict=True):
-                    found[index] = measure(candidate, self.targets.images)
+            groups = [same[first : first + step] for first in range(0, len(same), step)]
+            self._ask_first([tableaus[index] for index in same])
+            with ThreadPoolExecutor(self.workers) as pool:
+                batches = pool.map(self._run, ([tableaus[index] for index in group] for group in groups))
+                for group, pictures in zip(groups, batches, strict=True):
+                    for index, candidate in zip(group, pictures, strict=True):
+                        found[index] = measure(candidate, self.targets.images)
         return found
 
     def images(self, tableau: Tableau) -> Tensor:
         """The candidate's images for the seeds of the targets, [seeds, ...]."""
+        self._ask_first([tableau])
         return self._run([tableau])[0]
 
     @torch.no_grad()
@@ -82,19 +91,24 @@ class Evaluator:
         knobs: dict[str, Any] = dict(self.teacher.knobs)
         state, request = advance(begin(table, torch.cat([self.targets.noise] * count)))
         if request is not None:
-            first = [self._answer(tableau.evals[0]) for tableau in tableaus]
+            first = [self._first[_key(tableau.evals[0])] for tableau in tableaus]
             state, request = advance(state, torch.cat(first))
         while request is not None:
             state, request = advance(state, self.teacher.denoiser(request.x, request.at, cond=many, **knobs | dict(request.knobs)))
-        asked = sum(tableau.nfe for tableau in tableaus)
-        self.cost += Cost(asked * seeds, (asked - count) * seeds)
         return state.x.unflatten(0, (count, seeds))
 
-    def _answer(self, asked: Evaluation) -> Tensor:
-        """The denoiser at the start, asked once for every label and knobs that candidates start with."""
-        key = (*map(float, asked.at), *asked.knobs.items())
-        if key not in self._first:
-            knobs: dict[str, Any] = dict(self.teacher.knobs) | dict(asked.knobs)
-            self._first[key] = self.teacher.denoiser(self.targets.noise, asked.at, cond=self.targets.cond, **knobs)
-            self.cost += Cost(0, len(self.targets.seeds))
-        return self._first[key]
+    @torch.no_grad()
+    def _ask_first(self, tableaus: Sequence[Tableau]) -> None:
+        """Count the cost of the candidates, and ask the denoiser at the start for every label and knobs not asked before."""
+        seeds = len(self.targets.seeds)
+        for tableau in tableaus:
+            asked = tableau.evals[0]
+            self.cost += Cost(tableau.nfe * seeds, (tableau.nfe - 1) * seeds)
+            if _key(asked) not in self._first:
+                knobs: dict[str, Any] = dict(self.teacher.knobs) | dict(asked.knobs)
+                self._first[_key(asked)] = self.teacher.denoiser(self.targets.noise, asked.at, cond=self.targets.cond, **knobs)
+                self.cost += Cost(0, seeds)
+
+
+def _key(asked: Evaluation) -> tuple[Any, ...]:
+    return (*map(float, asked.at), *asked.knobs.items())

@@ -31,7 +31,10 @@ class Scored(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """One known solver on one grid, as it scored while it was tuned (None: not scored, or diverged). `options` go to `preset`, `grid_options` to `named_grid`."""
+    """One known solver on one grid, as it scored while it was tuned (None: not scored, or diverged).
+
+    `options` go to `preset`, `grid_options` to `named_grid`.
+    """
 
     solver: str
     options: dict[str, str | int | float]

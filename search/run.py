@@ -24,8 +24,7 @@ from search.tune import tune_known
 def run(settings: Settings, progress: Progress) -> Result:
     """Run or resume a campaign; returns what its result.json holds. Raises the rooms' one-sentence errors for bad input."""
     started = time.monotonic()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(1)  # batches run side by side instead (search.evaluate)
     ours = campaign(settings, progress)
     claim(ours)
     with alone(ours.directory):

@@ -64,10 +64,10 @@ class Settings(_Settings, frozen=True):
     tracker: Tracker = Tracker()
     tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     seed: int = 0
-    chunk: Count = 256
+    chunk: Count = 128
     directory: str = ""
     storage: str = ""
-    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    workers: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 def settings(values: dict[str, Any]) -> Settings:

@@ -5,7 +5,7 @@ below the tolerance: that difference is the teacher's own error, stored with the
 cannot meet: `fit` tunes, `select` chooses among finalists, `test` is what is reported.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,32 +56,35 @@ def reference(teacher: Teacher, steps: int) -> Tableau:
 
 def targets(teacher: Teacher, block: Block, count: int, tolerance: float = 1e-3, root: Path = cache.ROOT) -> Targets:
     """The teacher's images for the first `count` seeds of `block`, from the cache where they are."""
-    return gather(teacher, block, list(shards(teacher, block, count, tolerance, root)))
+    parts = plan(block, count)
+    return gather(teacher, block, parts, [shard(teacher, seeds, tolerance, root) for seeds in parts])
 
 
-def shards(
-    teacher: Teacher, block: Block, count: int, tolerance: float, root: Path = cache.ROOT, rank: int = 0, world: int = 1
-) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor]]]:
-    """The shards of 64 seeds one by one; with rank and world only every world-th, so that several processes can share the work."""
-    for first in range(rank * SHARD, count, world * SHARD):
-        seeds = seeds_of(block, min(first + SHARD, count))[first:]
-        facts = {
-            "model": teacher.digest,
-            "process": repr(teacher.process),
-            "span": [teacher.start, teacher.end],
-            "knobs": list(teacher.knobs),
-            "seeds": [seeds[0], len(seeds)],
-            "tolerance": tolerance,
-            "solver": SOLVER,
-        }
-        yield seeds, cache.fetch(root, facts, lambda seeds=seeds: converge(teacher, seeds, tolerance))
+def plan(block: Block, count: int, rank: int = 0, world: int = 1) -> list[tuple[int, ...]]:
+    """The seeds of each shard; with rank and world only every world-th, so that several processes can share the work."""
+    seeds = seeds_of(block, count)
+    return [seeds[first : first + SHARD] for first in range(rank * SHARD, count, world * SHARD)]
 
 
-def gather(teacher: Teacher, block: Block, parts: Sequence[tuple[tuple[int, ...], dict[str, Tensor]]]) -> Targets:
+def shard(teacher: Teacher, seeds: tuple[int, ...], tolerance: float, root: Path = cache.ROOT) -> dict[str, Tensor]:
+    """One shard from the cache, or solved now."""
+    facts = {
+        "model": teacher.digest,
+        "process": repr(teacher.process),
+        "span": [teacher.start, teacher.end],
+        "knobs": list(teacher.knobs),
+        "seeds": [seeds[0], len(seeds)],
+        "tolerance": tolerance,
+        "solver": SOLVER,
+    }
+    return cache.fetch(root, facts, lambda: converge(teacher, seeds, tolerance))
+
+
+def gather(teacher: Teacher, block: Block, plan: Sequence[tuple[int, ...]], parts: Sequence[dict[str, Tensor]]) -> Targets:
     """Shards put together; the error is that of all their seeds."""
-    seeds = tuple(seed for part, _ in parts for seed in part)
-    joined = {name: torch.cat([tensors[name] for _, tensors in parts]) for name in ("noise", "images", "squared_error")}
-    nfe = max(int(tensors["nfe"]) for _, tensors in parts)
+    seeds = tuple(seed for part in plan for seed in part)
+    joined = {name: torch.cat([tensors[name] for tensors in parts]) for name in ("noise", "images", "squared_error")}
+    nfe = max(int(tensors["nfe"]) for tensors in parts)
     error = float(joined["squared_error"].mean().sqrt())
     return Targets(block, seeds, joined["noise"], joined["images"], teacher.conditions(list(seeds)), error, nfe)
 

@@ -246,6 +246,44 @@ def test_every_word_of_a_step_keeps_a_point_mass(space: str, domain: str, method
         assert point_mass_defect(compile(SolverSchedule(case.process, times[0], tuple(steps))), case.process, case.start) < 1e-12
 
 
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("domain", ["rho", "t"])
+@pytest.mark.parametrize("method", ["multistep", "midpoint"])
+def test_the_ends_are_the_limits_of_times_close_to_them(space: str, domain: str, method: str, case: Case):
+    p, times = case.process, case.grid(5, clean=True)
+
+    def table(start: float, end: float) -> Tableau:
+        inner = [start, *times[1:-1], end]
+        steps = tuple(Step(to=t, space=space, domain=domain, method=method, order=min(3, i + 1)) for i, t in enumerate(inner[1:]))
+        return compile(SolverSchedule(p, start, steps))
+
+    def distance(one: Tableau, other: Tableau) -> float:
+        rows, ours, theirs = evaluated_rows(one), one.dense(), other.dense()
+        assert one.nfe == other.nfe
+        return max(float((x[rows] - y[evaluated_rows(other)]).abs().max()) for x, y in ((ours.a, theirs.a), (ours.B, theirs.B)))
+
+    exact = table(times[0], times[-1])
+    if p.t_clean == 0:  # vp-discrete jumps to its clean end
+        near, nearer = (distance(exact, table(times[0], float(p.time_of_sigma(sigma)))) for sigma in (1e-6, 1e-8))
+        assert nearer < 1e-4
+        assert nearer < 0.1 * near
+    if (
+        p.alpha(times[0]) == 0 and space != "eps" and (method, domain) != ("midpoint", "rho")
+    ):  # eps and the middle of rho have no limit there
+        near, nearer = (distance(exact, table(1 - gap, times[-1])) for gap in (1e-5, 1e-7))
+        assert nearer < 1e-4
+        assert nearer < 0.1 * near
+
+
+def test_the_last_step_to_a_clean_end_is_of_first_order_in_lambda(case: Case):
+    times = case.grid(5, clean=True)
+    for space, method in itertools.product(SPACES, ("multistep", "heun")):
+        steps = tuple(Step(to=t, space=space, method=method, order=min(3, i + 1)) for i, t in enumerate(times[1:]))
+        dense = compile(SolverSchedule(case.process, times[0], steps)).dense()
+        torch.testing.assert_close(dense.B[-1, -1], torch.ones((), dtype=F64), rtol=1e-12, atol=0)
+        assert max(float(dense.a[-1].abs()), float(dense.B[-1, :-1].abs().max())) < 1e-11
+
+
 @every_preset
 def test_a_clean_end_is_the_point_itself_when_all_data_is_one_point(name: str, case: Case):
     point = torch.linspace(-1, 1, 6, dtype=F64)

@@ -13,7 +13,7 @@ from teacher.denoiser import guided, wrap
 from teacher.errors import TeacherError
 from teacher.models import DIGITS, digits, load
 from teacher.torchvision_repair import repair_torchvision
-from teacher.trajectories import seeds_of, shards, targets
+from teacher.trajectories import plan, seeds_of, targets
 
 
 def at(alpha, sigma, label=0.5):
@@ -185,9 +185,8 @@ def test_targets_come_from_the_cache_the_second_time_and_do_not_depend_on_how_ma
     assert torch.equal(fewer.images, first.images[:64])
 
 
-def test_ranks_share_the_shards_between_them(tmp_path):
-    teacher = load("gaussian")
-    parts = [seeds for rank in range(3) for seeds, _ in shards(teacher, "fit", 300, 1e-3, tmp_path, rank, 3)]
+def test_ranks_share_the_shards_between_them():
+    parts = [seeds for rank in range(3) for seeds in plan("fit", 300, rank, 3)]
     assert sorted(seed for part in parts for seed in part) == list(range(300))
 
 
