@@ -10,6 +10,7 @@ forward-mode Jacobians: one jvp per parameter through compile and sample, memory
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from search.errors import CampaignError
 from search.space import LIMIT
-from solvers import SolverSchedule, advance, begin, compile
+from solvers import ScheduleError, SolverSchedule, advance, begin, compile
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
@@ -165,7 +166,10 @@ def fit(teacher: Teacher, schedule: SolverSchedule, fit_on: Targets, select_on: 
         squares, slope, current = normal_equations(teacher, form, theta, fit_on, learner.batch)
         for _ in itertools.repeat(None, 8):
             step = -torch.linalg.solve(squares + damping * (squares.diagonal() + 1e-12).diag(), slope)
-            tried = rmse_of(teacher, form.apply(theta + step), fit_on, learner.batch)
+            try:
+                tried = rmse_of(teacher, form.apply(theta + step), fit_on, learner.batch)
+            except ScheduleError:  # so long a step that two times meet
+                tried = math.inf
             if tried < current:
                 break
             damping *= 4

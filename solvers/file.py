@@ -30,7 +30,7 @@ from .tableau import Evaluation, Row, Tableau
 
 FORMAT, VERSION = "fewstep-schedule", 1
 MAX_BYTES = 1 << 20
-Text = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Text = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^(?![\s\S]*[\x00-\x1f\x7f-\x9f])")]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -135,7 +135,10 @@ class ScheduleFile(_Strict, frozen=True):
 
     def require(self, card: FittedFor | Mapping[str, Any], insist: bool = False) -> None:
         """Raise ScheduleError in one sentence if this file was fitted for something else than `card` says. insist=True lets it pass."""
-        wanted = card if isinstance(card, FittedFor) else msgspec.convert(dict(card), FittedFor)
+        try:
+            wanted = card if isinstance(card, FittedFor) else msgspec.convert(dict(card), FittedFor)
+        except msgspec.ValidationError as error:
+            raise ScheduleError(f"This is no description of a model: {error}.") from None
         if insist or self.fitted_for is None:
             return
         fields = ("model", "model_sha256", "prediction", "guidance", "shift", "resolution", "dtype")
@@ -202,10 +205,12 @@ def save(
     blank = ScheduleFile(
         FORMAT, VERSION, "", "", executable, golden_run(tableau), sigmas, recipe, fitted_for, tuple(scores), provenance or Provenance()
     )
-    identity, _ = _hashes(blank)
-    file = msgspec.structs.replace(blank, id=identity)
-    file = msgspec.structs.replace(file, digest=_hashes(file)[1])
-    text = json.dumps(msgspec.to_builtins(file), indent=1, allow_nan=False) + "\n"
+    try:
+        identity, digest = _hashes(blank)
+        file = msgspec.structs.replace(blank, id=identity, digest=digest)
+        text = json.dumps(msgspec.to_builtins(file), indent=1, allow_nan=False) + "\n"
+    except ValueError:
+        raise ScheduleError("A number that belongs into the file is not finite.") from None
     parse(text.encode())  # a file that could not be read again must not be written
     write_atomically(path, text.encode())
     return file
@@ -215,14 +220,12 @@ def load(path: str | os.PathLike[str]) -> ScheduleFile:
     """Read and check a file: size, structure, version, both hashes, the table's own laws. Raises ScheduleError."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise ScheduleError(f"{Path(path)} cannot be read: {error.strerror}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no system accepts
+        raise ScheduleError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}.") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ScheduleError(f"{Path(path)} is not a regular file.")
     with os.fdopen(handle, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ScheduleError(f"{Path(path)} is not a regular file.")
-        if status.st_size > MAX_BYTES:
-            raise ScheduleError(f"{Path(path)} has {status.st_size} bytes; a schedule has at most {MAX_BYTES}.")
         data = stream.read(MAX_BYTES + 1)
     try:
         return parse(data)
@@ -237,6 +240,8 @@ class _Header(msgspec.Struct):
 
 def parse(data: bytes) -> ScheduleFile:
     """The checked file in `data`. Raises ScheduleError."""
+    if len(data) > MAX_BYTES:
+        raise ScheduleError(f"it is larger than {MAX_BYTES} bytes, more than any schedule.")
     try:
         header = msgspec.json.decode(data, type=_Header)
         if header.format != FORMAT:

@@ -63,8 +63,11 @@ def _between(low: float, high: float, steps: int) -> torch.Tensor:
     return torch.linspace(low, high, steps + 1, dtype=torch.float64)
 
 
-def karras(process: Process, steps: int, start: float, end: float, rho: float = 7.0) -> list[float]:
-    """sigma^(1/rho) uniform; Karras et al. 2022, eq. 5."""
+def karras(process: Process, steps: int, start: float, end: float, rho: float = 7.0, sigma_min: float = 0.002) -> list[float]:
+    """sigma^(1/rho) uniform; Karras et al. 2022, eq. 5. A clean end comes one step after sigma_min, as there."""
+    if end == process.t_clean and steps > 1:
+        low = max(sigma_min, float(process.sigma_of(max(end, 0.0))))
+        return [*karras(process, steps - 1, start, float(process.time_of_sigma(low)), rho), end]
     high, low = (float(process.sigma_of(t)) for t in (start, end))
     return _pinned(process.time_of_sigma(_between(high ** (1 / rho), low ** (1 / rho), steps) ** rho), start, end)
 
@@ -85,6 +88,8 @@ def uniform(process: Process, steps: int, start: float, end: float) -> list[floa
 def polynomial(process: Process, steps: int, start: float, end: float, power: float = 2.0) -> list[float]:
     """t^(1/power) uniform; Zhang and Chen 2023 (DEIS), with power 2."""
     shift = min(end, process.t_clean)  # vp-discrete counts down to -1
+    if end == process.t_clean < 0 and steps > 1:  # and has nothing between 0 and -1
+        return [*polynomial(process, steps - 1, start, 0.0, power), end]
     return _pinned(_between((start - shift) ** (1 / power), (end - shift) ** (1 / power), steps) ** power + shift, start, end)
 
 
@@ -107,4 +112,10 @@ def named_grid(name: str, process: Process, steps: int, start: float, end: float
     process.check_time(end, "end")
     if not end < start:
         raise ScheduleError(f"The start ({start:g}) must be noisier than the end ({end:g}) on process {name_of(process)!r}.")
-    return GRIDS[name](process, steps, start, end, **options)
+    for option, number in options.items():
+        if not 0 < number < math.inf:
+            raise ScheduleError(f"Grid {name!r} needs a positive {option}, not {number:g}.")
+    try:
+        return GRIDS[name](process, steps, start, end, **options)
+    except TypeError:
+        raise ScheduleError(f"Grid {name!r} does not take the options {', '.join(options)}.") from None

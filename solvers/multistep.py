@@ -28,7 +28,7 @@ def rows(builder: Builder, i: int) -> None:
         if step.noise == "sde":
             noise = t.sigma * (-torch.expm1(-2 * step.eta * gap)).sqrt()
         else:
-            noise = step.eta * t.sigma * (-torch.expm1(-2 * gap)).sqrt()
+            noise = t.sigma * (step.eta * (-torch.expm1(-2 * gap)).sqrt()).clamp_max(1)
             target = _quieter(builder, t, noise)
     start = builder.state
     form = builder.step_form(step, current, target, past[: step.order - 1], start, step.relax)

@@ -1,6 +1,7 @@
 """Where randomness comes from: one generator per (seed, name), so that no batch split can change a picture."""
 
 import hashlib
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -39,14 +40,16 @@ def noise_source(tableau: Tableau, x: Tensor, noise: Any, dtype: torch.dtype) ->
     if isinstance(noise, Mapping):
         given = cast(Mapping[str, Tensor], noise)
     else:
-        items: list[Any] = list(noise)
-        seeds = [int(item) for item in items if isinstance(item, int)]
+        items: list[Any] = [int(n) for n in noise] if isinstance(noise, Tensor) and noise.ndim == 1 else list(noise)
+        seeds = [int(item) for item in items if isinstance(item, numbers.Integral)]
         if len(seeds) == len(items) and (items or not len(x)):
             if len(seeds) != len(x):
                 raise ScheduleError(f"Noise by seed needs one seed per sample: {len(x)} samples, {len(seeds)} seeds.")
             return lambda name: draw(seeds, x.shape[1:], name, dtype).to(x.device)
-        if len(items) != len(names):
-            raise ScheduleError(f"This table reads {len(names)} noises ({', '.join(names)}), but {len(items)} were given.")
+        if len(items) != len(names) or not all(isinstance(item, Tensor) for item in items):
+            raise ScheduleError(
+                f"This table reads {len(names)} noises ({', '.join(names)}), each a tensor like the state; {len(items)} things were given."
+            )
         given = dict(zip(names, items, strict=True))
     for name in names:
         if name not in given or tuple(given[name].shape) != tuple(x.shape):

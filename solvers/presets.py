@@ -16,7 +16,8 @@ StepsOf = Callable[..., list[Step]]
 class Preset:
     """A named sampler.
 
-    order        slope of the error on smooth grids whose first steps are graded (a first-order start caps any method at 2)
+    order        slope of the error on smooth grids whose first steps are graded (a first-order start caps any method at 2;
+                 so does UniPC's lower-order tail, its default: with tail="full" it has order 3 and 4)
     rough_order  the same on a grid whose steps alternate 1:3
     per_step     evaluations per step; a method with two saves one where the grid ends at sigma = 0
     point_mass   whether every row maps the data alpha x0 + sigma z of a point mass to itself
@@ -92,8 +93,8 @@ PRESETS: dict[str, Preset] = {
     "heun": Preset(_heun, 2, 2, "Karras et al. 2022 (EDM), algorithm 1, without churn", per_step=2),
     "dpmpp-2s": Preset(_dpmpp_2s, 2, 2, "Lu et al. 2022 (DPM-Solver++), algorithm 1", per_step=2),
     "dpmpp-2m": Preset(_dpmpp_2m, 2, 2, "Lu et al. 2022 (DPM-Solver++), algorithm 2; option moment"),
-    "unipc-2": Preset(_unipc(2), 3, 3, "Zhao et al. 2023 (UniPC), order 2; options moment, tail"),
-    "unipc-3": Preset(_unipc(3), 4, 4, "Zhao et al. 2023 (UniPC), order 3; options moment, tail"),
+    "unipc-2": Preset(_unipc(2), 2, 2, "Zhao et al. 2023 (UniPC), order 2; options moment, tail"),
+    "unipc-3": Preset(_unipc(3), 2, 2, "Zhao et al. 2023 (UniPC), order 3; options moment, tail"),
     "ipndm": Preset(_ipndm, 2, 1, "Zhang and Chen 2023 (DEIS), section 3.3; Liu et al. 2022 (PNDM); option order"),
     "deis-tab3": Preset(_deis_tab3, 4, 4, "Zhang and Chen 2023 (DEIS), eq. 15, cubic in t"),
 }
@@ -125,7 +126,7 @@ def preset_for_nfe(name: str, nfe: int, family: str, process: Process, start: fl
     """A preset on a named grid (`grids.GRIDS`) with as many steps as `nfe` evaluations pay for. Raises ScheduleError if none do."""
     if name not in PRESETS:
         raise ScheduleError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
-    if nfe < 1:
+    if nfe < 1 or nfe != int(nfe):
         raise ScheduleError(f"nfe must be a whole number of at least 1, not {nfe}.")
     steps = steps_for_nfe(name, nfe, end == process.t_clean)
     if steps is None:

@@ -181,6 +181,10 @@ class VE(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="ve"):
 
     sigma_max: float = 1e6
 
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_max < math.inf:
+            raise ScheduleError(f"ve needs a positive sigma_max, not {self.sigma_max:g}.")
+
     @property
     def t_max(self) -> float:
         """The largest sigma the model was trained on."""
@@ -256,4 +260,4 @@ def process(name: str, **options: Any) -> Process:
     try:
         return msgspec.convert({"name": name, **options}, PROCESSES[name])
     except msgspec.ValidationError as error:
-        raise ScheduleError(f"Process {name!r} cannot be made: {error}.") from None
+        raise ScheduleError(f"Process {name!r} cannot be made: {str(error).rstrip('.')}.") from None

@@ -44,6 +44,8 @@ class Node:
 def node(process: Process, index: float, time: Tensor, reference: float) -> Node:
     """The node at `time` (any leading shape); `reference` is a concrete time that decides whether it is an end of the process."""
     pure, clean = bool(process.alpha(reference) == 0), reference == process.t_clean
+    if pure or clean:  # an end does not move, and its infinite derivatives (0 * inf) would spoil every gradient
+        time = torch.full_like(time.detach(), reference)
     return Node(index, time, process.alpha(time), process.sigma(time), process.lambda_of(time), clean, pure)
 
 

@@ -49,6 +49,8 @@ class State:
 
 def begin(tableau: Tableau, x: Tensor, noise: Any = None, callback: Callback | None = None) -> State:
     """The state before the first row. Half-precision latents are combined in float32."""
+    if not x.is_floating_point():
+        raise ScheduleError(f"Sampling starts from floating-point numbers, not from {x.dtype}.")
     working = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     source = noise_source(tableau, x, noise, working)
     return State(tableau.rows, tableau.releases, {START: x.to(working)}, x.dtype, source, callback)
@@ -62,15 +64,20 @@ def extend(state: State, rows: Sequence[Row]) -> State:
 def advance(state: State, denoised: Tensor | None = None) -> tuple[State, Request | None]:
     """Take the answer to the last request (None at first) and run rows up to the next request, or to the end (None)."""
     slots, position, answered = dict(state.slots), state.position, state.answered
-    if denoised is not None:
-        row = state.rows[position - 1]
+    row = state.rows[position - 1] if position else None
+    if row is not None and row.evaluation is not None:
         slots[f"D{answered}"] = _checked(denoised, slots[row.slot])
-        _finish(state, slots, position - 1, denoised)
+        _finish(state, slots, position - 1, slots[f"D{answered}"])
+    elif denoised is not None:
+        raise ScheduleError("An answer was given, but nothing was asked.")
     while position < len(state.rows):
         row = state.rows[position]
         slots[row.slot] = _combine(row.terms, slots, state.noise)
         position += 1
         if row.evaluation is not None:
+            for dead in state.releases[position - 1]:
+                if dead in row.terms:  # free it before the network runs
+                    slots.pop(dead, None)
             moved = replace(state, slots=slots, position=position, answered=answered + 1)
             return moved, Request(moved.x, row.evaluation.at, row.evaluation.knobs)
         _finish(state, slots, position - 1, None)

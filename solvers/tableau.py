@@ -22,8 +22,8 @@ from .errors import ScheduleError
 Coefficient = float | Tensor
 START = "xT"
 MAX_COEFFICIENT = 1e8
-_SLOT = re.compile(r"^[A-Za-z]\w{0,31}$")
-_RESERVED = re.compile(r"^([Dz]\d+|xT|mu)$")
+_SLOT = re.compile(r"[A-Za-z]\w{0,31}", re.ASCII)
+_RESERVED = re.compile(r"[Dz]\d+|xT|mu")
 
 
 class At(NamedTuple):
@@ -83,8 +83,8 @@ class Tableau:
             raise ScheduleError("A table needs at least one row.")
         known, answers = {START}, 0
         for number, row in enumerate(self.rows):
-            where = f"row {number} ({row.slot})"
-            if not _SLOT.match(row.slot) or _RESERVED.match(row.slot) or row.slot in known:
+            where = f"row {number} ({row.slot!r})"
+            if not _SLOT.fullmatch(row.slot) or _RESERVED.fullmatch(row.slot) or row.slot in known:
                 raise ScheduleError(f"{where} writes a slot that is badly named, reserved, or written before.")
             if not row.terms:
                 raise ScheduleError(f"{where} has no terms.")

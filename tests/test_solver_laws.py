@@ -267,9 +267,7 @@ def test_the_ends_are_the_limits_of_times_close_to_them(space: str, domain: str,
         near, nearer = (distance(exact, table(times[0], float(p.time_of_sigma(sigma)))) for sigma in (1e-6, 1e-8))
         assert nearer < 1e-4
         assert nearer < 0.1 * near
-    if (
-        p.alpha(times[0]) == 0 and space != "eps" and (method, domain) != ("midpoint", "rho")
-    ):  # eps and the middle of rho have no limit there
+    if p.alpha(times[0]) == 0 and space != "eps" and (method, domain) != ("midpoint", "rho"):  # these have no limit
         near, nearer = (distance(exact, table(1 - gap, times[-1])) for gap in (1e-5, 1e-7))
         assert nearer < 1e-4
         assert nearer < 0.1 * near
@@ -868,6 +866,22 @@ def test_memory_is_that_of_the_method():
     assert live_slots(tables_of(case, "ddim", 20, clean=False)) == 1  # the state, between two requests
     assert live_slots(tables_of(case, "dpmpp-2m", 20, clean=False)) <= 2  # and one old answer
     assert live_slots(tables_of(case, "ipndm", 20, clean=False)) <= 4  # and three old outputs
+
+
+def test_an_answer_that_no_row_reads_is_not_kept():
+    evaluation = compile(preset("ddim", [10.0, 1.0], process("ve"))).rows[0].evaluation
+    rows = [Row("x0", 1.0, {"xT": 1.0}, evaluation)]
+    rows += [Row(f"x{k}", 1.0, {f"x{k - 1}": 1.0}, evaluation) for k in range(1, 20)]
+    assert live_slots(Tableau(tuple(rows))) == 1
+
+
+@every_preset
+def test_every_row_is_asked_or_read_later(name: str, case: Case):
+    table = tables_of(case, name, 8, clean=False)
+    read = {slot for row in table.rows for slot in row.terms}
+    assert all(row.evaluation or row.slot in read for row in table.rows[:-1])
+    assert {f"D{k}" for k in range(table.nfe)} <= read
+    assert all(c != 0 for row in table.rows for c in row.terms.values())
 
 
 def run_on(state: State, request, denoiser) -> Tensor:

@@ -1,0 +1,92 @@
+"""`python -m solvers`, train.py and the pages in docs/ do what they say."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from solvers import FittedFor, compile, load, named_grid, preset, process, sample, save
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words):
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    where, path = process("ve", sigma_max=80.0), tmp_path_factory.mktemp("files") / "a.schedule.json"
+    schedule = preset("unipc-2", named_grid("karras", where, 4, 80.0, 0.02), where)
+    save(compile(schedule), path, recipe=schedule, fitted_for=FittedFor(model="gaussian"))
+    return path
+
+
+def test_show_names_every_step_and_check_proves_three_things(file):
+    shown, checked = run("-m", "solvers", "show", file), run("-m", "solvers", "check", file)
+    assert shown.returncode == checked.returncode == 0
+    assert shown.stdout.count("step ") == 4
+    assert len(checked.stdout.splitlines()) == 3
+
+
+def test_a_damaged_file_ends_in_one_line_and_a_status(file, tmp_path):
+    (tmp_path / "b.schedule.json").write_text(file.read_text().replace("0.02", "0.03", 1))
+    done = run("-m", "solvers", "check", tmp_path / "b.schedule.json")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*\n", done.stderr)
+    assert done.stdout == ""
+
+
+def test_solvers_imports_nothing_beyond_torch_numpy_and_msgspec():
+    heavy = "('optuna', 'hydra', 'omegaconf', 'wandb', 'lpips', 'matplotlib', 'rich', 'safetensors', 'diffusers', 'teacher', 'search')"
+    done = run("-c", f"import sys, solvers; print([name for name in {heavy} if name in sys.modules])")
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_shipped_json_schema_is_that_of_this_release_and_accepts_a_file(file):
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema")
+    shipped = json.loads((ROOT / "docs" / "schedule.schema.json").read_bytes())
+    assert json.loads(run("-m", "solvers", "schema").stdout) == shipped
+    jsonschema.validate(json.loads(file.read_bytes()), shipped)
+    wrong = json.loads(file.read_bytes()) | {"colour": "red"}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, shipped)
+
+
+def test_the_numpy_program_in_the_docs_executes_a_file_as_we_do(file):
+    page = (ROOT / "docs" / "schedule-file.md").read_text()
+    program = next(code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "def run" in code)
+    assert len([line for line in program.splitlines() if line.strip()]) <= 15
+    scope: dict = {}
+    exec(program, scope)
+    x = np.random.default_rng(0).standard_normal((3, 5)) * 80
+    theirs = scope["run"](file, lambda x, label, alpha, sigma: np.tanh(x) / (1 + sigma), x)
+    ours = sample(lambda x, at: x.tanh() / (1 + at.sigma), torch.tensor(x), load(file).tableau)
+    np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_train_writes_a_better_file_that_says_where_it_comes_from(file, tmp_path):
+    out = tmp_path / "learned.schedule.json"
+    words = [f"schedule={file}", f"out={out}", "seeds={fit: 16, select: 32, test: 64}", "learner.iterations=5"]
+    done = run("train.py", *words)
+    assert done.returncode == 0, done.stderr
+    learned = load(out)
+    assert learned.scores[0].ratio_high < 1
+    assert load(file).id in learned.provenance.note
+    assert learned.recipe.times != load(file).recipe.times
+
+
+def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):
+    for words, sentence in (
+        (["schedule=/nowhere.json"], "cannot be read"),
+        ([f"schedule={file}", "learner.level=magic"], "no learner level"),
+    ):
+        done = run("train.py", *words)
+        assert done.returncode == 1
+        assert re.fullmatch(r"error: .*\n", done.stderr), done.stderr
+        assert sentence in done.stderr
