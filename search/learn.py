@@ -47,7 +47,8 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     name = asked.model.name or fitted.model
     options = asked.model.options or ({} if fitted.guidance is None else {"guidance": fitted.guidance})
     teacher = models.load(name, **options)
-    source.require(FittedFor(model=teacher.name, model_sha256=teacher.digest, guidance=fitted.guidance), insist=asked.insist)
+    card = FittedFor(model=teacher.name, model_sha256=teacher.digest, guidance=dict(teacher.knobs).get("guidance"))
+    source.require(card, insist=asked.insist)
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
     task = progress.add_task("learn", total=asked.learner.iterations)
     steps = []
@@ -60,20 +61,10 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     gain = ratio(after, before, root_mean)
     stem = Path(asked.schedule).name.removesuffix(".schedule.json")
     path = Path(asked.out or Path(asked.schedule).parent / f"{stem}-{asked.learner.level.replace('+', '-')}.schedule.json")
-    score = Score(
-        "rmse",
-        len(test_on.seeds),
-        scores[1].value,
-        scores[1].low,
-        scores[1].high,
-        f"start: {stem}",
-        scores[0].value,
-        gain.value,
-        gain.low,
-        gain.high,
-    )
+    learned = (scores[1].value, scores[1].low, scores[1].high)
+    score = Score("rmse", len(test_on.seeds), *learned, f"start: {stem}", scores[0].value, gain.value, gain.low, gain.high)
     note = f"learned at level {asked.learner.level} from {source.id}, {best.iteration} iterations"
-    provenance = msgspec.structs.replace(source.provenance, note=note, trial=None, test_reads=1)
+    provenance = msgspec.structs.replace(source.provenance, note=note, trial=None, test_reads=source.provenance.test_reads + 1)
     facts = msgspec.structs.replace(fitted, teacher=f"{trajectories.SOLVER}, {test_on.nfe} evaluations", teacher_error=test_on.error)
     save(compile(best.schedule), path, recipe=best.schedule, fitted_for=facts, scores=[score], provenance=provenance)
     table = Table("", "fit", "select", "test RMSE (95 %)", "ratio", title=f"{stem}: learner {asked.learner.level}")

@@ -78,9 +78,8 @@ def scoring() -> None:
     tables = [compile(space.decode(params)) for params in random_points(space, 12)]
     spent = seconds(lambda: evaluator.errors(tables), 2)
     building = seconds(lambda: [compile(space.decode(params)) for params in random_points(space, 12)], 2)
-    print(
-        f"  digits, NFE 5, 64 seeds: {len(tables) / spent:.1f} candidates scored per second; {len(tables) / building:.0f} per second compiled"
-    )
+    rates = f"{len(tables) / spent:.1f} candidates scored a second, {len(tables) / building:.0f} compiled"
+    print(f"  digits, NFE 5, 64 seeds: {rates}")
 
 
 if __name__ == "__main__":

@@ -5,15 +5,13 @@ twice, as it ships (within 1e-5), and with float32 replaced by float64 in its mo
 """
 
 import importlib
-import importlib.util
-import sys
-import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from oracle import mixture
+from references import k_diffusion_sampling
 from torch import Tensor
 
 from solvers import At, Dense, Process, SolverSchedule, Step, Tableau, compile, draw, preset, probe, process, sample
@@ -50,22 +48,11 @@ def assert_equal_samples(schedule: SolverSchedule, theirs: Sampler, bound: float
 
 @pytest.fixture(scope="module")
 def k_diffusion() -> Any:
-    """`k_diffusion/sampling.py` alone: the package itself imports much that sampling does not need."""
-    for needed in ("torchdiffeq", "torchsde", "scipy", "tqdm"):
-        pytest.importorskip(needed, reason=f"k-diffusion's sampling.py needs {needed}")
-    package = importlib.util.find_spec("k_diffusion")
-    if package is None or not package.submodule_search_locations:
-        pytest.skip("k-diffusion is not installed (pip install --no-deps k-diffusion)")
-    name = "k_diffusion_sampling_alone"
-    utils = types.ModuleType(f"{name}.utils")
-    utils.append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]
-    parent = types.ModuleType(name)
-    parent.utils, parent.__path__ = utils, []
-    spec = importlib.util.spec_from_file_location(f"{name}.sampling", f"{package.submodule_search_locations[0]}/sampling.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules |= {name: parent, f"{name}.utils": utils, f"{name}.sampling": module}
-    spec.loader.exec_module(module)
-    return module
+    """k-diffusion's samplers, or a visible skip."""
+    try:
+        return k_diffusion_sampling()
+    except ImportError as error:
+        pytest.skip(str(error))
 
 
 K_SIGMAS = [14.6, 7.0, 3.1, 1.7, 0.9, 0.41, 0.11, 0.03, 0.0]
