@@ -121,7 +121,7 @@ class Space:
             elif isinstance(distribution, FloatDistribution):
                 params[name] = min(max(given[name], distribution.low), distribution.high)
         ours, theirs = compile(self.decode(params)), compile(schedule)
-        if _distance(ours, theirs) > 1e-9:
+        if table_distance(ours, theirs) > 1e-9:
             raise ScheduleError("The schedule does not lie in the space: it uses a word or a number that is switched off there.")
         return params
 
@@ -138,7 +138,7 @@ class Space:
         return tuple(order for order in orders if order <= i + 1) or orders[:1]
 
 
-def _distance(ours: Tableau, theirs: Tableau) -> float:
+def table_distance(ours: Tableau, theirs: Tableau) -> float:
     """Largest relative difference between two tables as an outsider sees them: labels, evaluated states and the sample in closed form."""
     if ours.nfe != theirs.nfe:
         return float("inf")

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,15 @@ def search(directory, *more, wait=True):
 def trials(directory):
     study = storage.open_study(f"sqlite:///{directory / 'study.sqlite'}", directory.name)
     return [(t.params, t.value) for t in storage.finished(study)]
+
+
+def written(directory):
+    """How many trials are on the disk, without opening the study: two processes must not create it at once."""
+    try:
+        with closing(sqlite3.connect(f"file:{directory / 'study.sqlite'}?mode=ro", uri=True)) as database:
+            return database.execute("select count(*) from trial_values").fetchone()[0]
+    except sqlite3.OperationalError:  # not there yet
+        return 0
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +105,12 @@ def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule
     process = search(directory, *words, wait=False)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if (directory / "study.sqlite").exists() and len(trials(directory)) >= 12:  # inside the second generation
+        if written(directory) >= 12:  # inside the second generation
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    _, complaint = process.communicate()
+    assert written(directory) >= 12, complaint
     assert not (directory / "result.json").exists()
     assert 12 <= len(trials(directory)) < 40
     again = small(directory)

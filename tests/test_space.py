@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from search.baselines import candidates, schedule
-from search.space import Space, _distance
+from search.space import Space, table_distance
 from solvers import ScheduleError, compile, preset, process
 from solvers.grids import named_grid
 from teacher.models import load
@@ -37,7 +37,7 @@ def test_a_decoded_schedule_encodes_to_a_point_with_the_same_table(name):
     space = Space(*PROCESSES[name], 6)
     for params in random_points(space, 20):
         there = space.decode(params)
-        assert _distance(compile(space.decode(space.encode(there))), compile(there)) < 1e-9
+        assert table_distance(compile(space.decode(space.encode(there))), compile(there)) < 1e-9
 
 
 @pytest.mark.parametrize("solver", ["ddim", "euler", "dpmpp-2m", "unipc-2", "unipc-3", "ipndm", "deis-tab3"])
@@ -45,7 +45,7 @@ def test_known_multistep_solvers_lie_in_the_full_space(solver):
     where, start, end = PROCESSES["ve"]
     space = Space(where, start, end, 7)
     there = preset(solver, named_grid("karras", where, 7, start, end), where)
-    assert _distance(compile(space.decode(space.encode(there))), compile(there)) < 1e-9
+    assert table_distance(compile(space.decode(space.encode(there))), compile(there)) < 1e-9
 
 
 def test_a_two_stage_solver_lies_outside_and_says_so():
