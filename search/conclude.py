@@ -17,7 +17,7 @@ from search.errors import CampaignError
 from search.objective import objective
 from search.result import Cost, Finished, Interval, Known, Result, Scored
 from search.statistics import interval, ratio
-from solvers import FittedFor, Provenance, ScheduleFile, Score, SolverSchedule, compile, save
+from solvers import Provenance, ScheduleFile, Score, SolverSchedule, compile, save
 from solvers.atomic import write_atomically
 from teacher import trajectories
 from teacher.trajectories import Targets
@@ -120,16 +120,8 @@ def export(
         Score(name, len(targets.seeds), v.value, v.low, v.high, baseline.name, theirs, r.value, r.low, r.high)
         for name, v, r, theirs in rows
     ]
-    fitted_for = FittedFor(
-        model=teacher.name,
-        model_sha256=teacher.digest,
-        prediction=teacher.prediction,
-        guidance=dict(teacher.knobs).get("guidance"),
-        resolution=teacher.shape,
-        dtype="float32",
-        teacher=f"{trajectories.SOLVER}, {targets.nfe} evaluations",
-        teacher_error=targets.error,
-    )
+    made_by = f"{trajectories.SOLVER}, {targets.nfe} evaluations"
+    fitted_for = msgspec.structs.replace(teacher.card, teacher=made_by, teacher_error=targets.error)
     provenance = Provenance(
         version=version("fewstep"),
         study=campaign.name,

@@ -47,8 +47,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     name = asked.model.name or fitted.model
     options = asked.model.options or ({} if fitted.guidance is None else {"guidance": fitted.guidance})
     teacher = models.load(name, **options)
-    card = FittedFor(model=teacher.name, model_sha256=teacher.digest, guidance=dict(teacher.knobs).get("guidance"))
-    source.require(card, insist=asked.insist)
+    source.require(teacher.card, insist=asked.insist)
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
     task = progress.add_task("learn", total=asked.learner.iterations)
     steps = []
@@ -65,7 +64,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     score = Score("rmse", len(test_on.seeds), *learned, f"start: {stem}", scores[0].value, gain.value, gain.low, gain.high)
     note = f"learned at level {asked.learner.level} from {source.id}, {best.iteration} iterations"
     provenance = msgspec.structs.replace(source.provenance, note=note, trial=None, test_reads=source.provenance.test_reads + 1)
-    facts = msgspec.structs.replace(fitted, teacher=f"{trajectories.SOLVER}, {test_on.nfe} evaluations", teacher_error=test_on.error)
+    facts = msgspec.structs.replace(teacher.card, teacher=f"{trajectories.SOLVER}, {test_on.nfe} evaluations", teacher_error=test_on.error)
     save(compile(best.schedule), path, recipe=best.schedule, fitted_for=facts, scores=[score], provenance=provenance)
     table = Table("", "fit", "select", "test RMSE (95 %)", "ratio", title=f"{stem}: learner {asked.learner.level}")
     for label, state, on_test in (("start", steps[0], scores[0]), ("learned", best, scores[1])):

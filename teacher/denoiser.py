@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from solvers import At, Process
+from solvers import At, FittedFor, Process
 from solvers.prediction import Prediction, check, to_denoised
 from solvers.process import name_of
 from solvers.sample import Denoiser
@@ -47,6 +47,12 @@ class Teacher:
     knobs: tuple[tuple[str, float], ...] = ()
     calls: int = 1
     licence: str = ""
+
+    @property
+    def card(self) -> FittedFor:
+        """What a schedule file says of the model it was fitted for, and is held to when it is used."""
+        guidance = dict(self.knobs).get("guidance")
+        return FittedFor(self.name, self.digest, self.prediction, guidance, resolution=self.shape, dtype="float32")
 
 
 def wrap(

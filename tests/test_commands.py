@@ -81,6 +81,18 @@ def test_train_writes_a_better_file_that_says_where_it_comes_from(file, tmp_path
     assert learned.recipe.times != load(file).recipe.times
 
 
+def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_another_model(tmp_path):
+    words = ["model=gaussian", "nfe=3", "budget.trials=8", "budget.finalists=2", "seeds={fit: 8, select: 8, test: 16}", "tracker=none"]
+    assert run("search.py", *words, f"directory={tmp_path / 'c'}").returncode == 0
+    schedule = tmp_path / "c" / "c.schedule.json"
+    lesson = [f"schedule={schedule}", "seeds={fit: 8, select: 8, test: 16}", "learner.iterations=2"]
+    done = run("train.py", *lesson)
+    assert done.returncode == 0, done.stderr
+    other = run("train.py", *lesson, "model.name=mixture")
+    assert other.returncode == 1
+    assert re.fullmatch(r"error: This schedule was fitted for another model .*\n", other.stderr)
+
+
 def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):
     for words, sentence in (
         (["schedule=/nowhere.json"], "cannot be read"),
