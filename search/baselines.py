@@ -9,6 +9,7 @@ from typing import Any
 from search.result import Known
 from solvers import PRESETS, Process, SolverSchedule, named_grid, preset
 from solvers.presets import steps_for_nfe
+from solvers.process import name_of
 from teacher.denoiser import Teacher
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -35,7 +36,9 @@ def grids(process: Process, start: float, end: float, count: int) -> Iterator[tu
 def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
     """At least `count` known solvers of that budget (fewer only if no preset can spend it), unscored."""
     clean = teacher.end == teacher.process.t_clean
-    solvers = [(name, options) for name in PRESETS if steps_for_nfe(name, nfe, clean) for options in VARIANTS.get(name, ({},))]
+    here = name_of(teacher.process)
+    names = [name for name, known in PRESETS.items() if known.noise == "none" and (not known.processes or here in known.processes)]
+    solvers = [(name, options) for name in names if steps_for_nfe(name, nfe, clean) for options in VARIANTS.get(name, ({},))]
     each = -(-count // max(1, len(solvers)))
     found = grids(teacher.process, teacher.start, teacher.end, max(6, each + 2))
     return [Known(name, dict(o), grid, g, nfe) for grid, g in found for name, o in solvers]

@@ -6,14 +6,15 @@ t = compile(preset("dpmpp-2m", [80.0, 10.0, 1.0, 0.0], p))
 x = sample(denoiser, initial(range(4), (3, 32, 32), t), t)
 """
 
-from .compile import METHODS, compile
+from .compile import compile
 from .errors import ScheduleError
 from .file import FittedFor, Provenance, ScheduleFile, Score, load, save
 from .grids import GRIDS, lambdas, named_grid, sigmas, times
 from .noise import draw, initial
-from .presets import PRESETS, preset, preset_for_nfe
+from .presets import preset, preset_for_nfe
 from .probe import probe
 from .process import PROCESSES, Process, process
+from .registry import METHODS, PRESETS
 from .sample import State, advance, begin, extend, sample
 from .schedule import SolverSchedule, Step
 from .tableau import At, Dense, Evaluation, Row, Tableau

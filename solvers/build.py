@@ -48,11 +48,16 @@ class Builder:
         self.history: list[Evaluated] = []  # the evaluation at the start of each step, oldest first
         self.answers = 0
         self.noises = 0
-        self.state = ""  # the slot of the current state
+        self.states: list[str] = []  # the slot of the state at each node, the corrected one where there is a corrector
         self.registers: dict[tuple[str, str], str] = {}
         if self.nodes[0].clean:
             raise ScheduleError("A schedule cannot start where there is no noise.")
         self.arrive(0, {START: torch.ones_like(self.nodes[0].time)})
+
+    @property
+    def state(self) -> str:
+        """The slot of the current state."""
+        return self.states[-1]
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -75,16 +80,21 @@ class Builder:
 
     def arrive(self, i: int, form: Form) -> None:
         """Write the state at node i and, unless it is the last, evaluate there for step i."""
-        self.state = f"x{i}"
+        slot = f"x{i}"
+        self.states.append(slot)
         if i == len(self.steps):
-            self.write(self.state, self.nodes[i], form)
+            self.write(slot, self.nodes[i], form)
             return
         step, label = self.steps[i], None
         if self.labels is not None:
             label = self.labels[..., i]
         elif step.label is not None:
             label = torch.tensor(step.label, dtype=torch.float64)
-        self.history.append(self.ask(self.state, self.nodes[i], form, label, step.knobs))
+        self.history.append(self.ask(slot, self.nodes[i], form, label, step.knobs))
+
+    def correct(self, form: Form) -> None:
+        """Replace the current state, not the evaluation made there."""
+        self.states[-1] = self.write(f"c{len(self.states) - 1}", self.nodes[len(self.states) - 1], form)
 
     def noise(self) -> str:
         """The next noise slot."""

@@ -1,22 +1,21 @@
 """From a schedule to its rows: compile owns history, start-up and limits; a method gives the rows of one step.
 
-    times  ->  nodes  ->  for every step: METHODS[step.method](builder, i)  ->  rows  ->  Tableau
+    times  ->  nodes  ->  for every step: METHODS[step.method].rows(builder, i)  ->  rows  ->  Tableau
 
-To add a method, write one function `rows(builder, i)` in a file of its own and name it in METHODS (CONTRIBUTING.md).
+The methods come from the families in `registry.py` (CONTRIBUTING.md shows how to add one).
 """
 
 from collections.abc import Mapping
 
+import msgspec
 import torch
 from torch import Tensor
 
-from . import multistep, single_step
 from .build import Builder
 from .errors import ScheduleError
-from .schedule import SolverSchedule
+from .registry import METHODS
+from .schedule import SolverSchedule, Step
 from .tableau import Evaluation, Row, Tableau
-
-METHODS = {"multistep": multistep.rows, "heun": single_step.heun, "midpoint": single_step.midpoint}
 
 
 def compile(schedule: SolverSchedule, times: Tensor | None = None, labels: Tensor | None = None) -> Tableau:
@@ -31,12 +30,19 @@ def compile(schedule: SolverSchedule, times: Tensor | None = None, labels: Tenso
         raise ScheduleError(f"This schedule has {len(own)} times, but {times.shape[-1]} were given.")
     if labels is not None and labels.shape[-1] != len(schedule.steps):
         raise ScheduleError(f"This schedule has {len(schedule.steps)} labels, but {labels.shape[-1]} were given.")
+    steps: list[Step] = []
     for index, step in enumerate(schedule.steps):
         if step.method not in METHODS:
             raise ScheduleError(f"Step {index} wants method {step.method!r}; there are {', '.join(METHODS)}.")
+        strange = set(step.numbers) - set(METHODS[step.method].numbers)
+        if strange:
+            raise ScheduleError(f"Step {index}: method {step.method!r} has no number {', '.join(sorted(strange))}.")
+        defaults = METHODS[step.method].numbers
+        steps.append(msgspec.structs.replace(step, numbers={**defaults, **step.numbers}) if defaults else step)
+    schedule = SolverSchedule(schedule.process, schedule.start, tuple(steps))
     builder = Builder(schedule, own if times is None else times.double(), labels)
-    for index, step in enumerate(schedule.steps):
-        METHODS[step.method](builder, index)
+    for index, step in enumerate(steps):
+        METHODS[step.method].rows(builder, index)
     rows = _without_dead_registers(builder.rows)
     if times is None and labels is None:
         rows = [_as_floats(row) for row in rows]

@@ -38,8 +38,7 @@ def rows(builder: Builder, i: int) -> None:
     builder.arrive(i + 1, form)
     if step.corrector and not last:
         new = builder.history[-1]
-        corrected = builder.step_form(step, current, t, [*past[: step.corrector - 1], new], start)
-        builder.state = builder.write(f"c{i + 1}", t, corrected)
+        builder.correct(builder.step_form(step, current, t, [*past[: step.corrector - 1], new], start))
 
 
 def _quieter(builder: Builder, t: Node, noise: torch.Tensor) -> Node:

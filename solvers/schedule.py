@@ -29,6 +29,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relax       multiplies what the step adds to the first-order step; 1 is the method itself
     label       the time told to the network at the start of the step; none: the time of the state
     eta, noise  noise injected: "sde" (x0 space only) or "ancestral", as fractions of the reverse-time SDE's
+    numbers     further numbers of the method, by the names that it declares (where a stage lies, momentum, ...)
     knobs       handed verbatim to the denoiser at the start of the step (guidance scale, ...)
     """
 
@@ -43,6 +44,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: float | None = None
     eta: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0
     noise: Literal["ancestral", "sde"] = "ancestral"
+    numbers: dict[KnobName, float] = {}
     knobs: dict[KnobName, float] = {}
 
     def __post_init__(self) -> None:
@@ -51,7 +53,14 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 msgspec.convert(getattr(self, field.name), field.type)
             except msgspec.ValidationError as error:
                 raise ScheduleError(f"A step cannot have this {field.name}: {error}.") from None
-        numbers = [self.to, self.relax, self.eta, *self.knobs.values(), *([] if self.label is None else [self.label])]
+        numbers = [
+            self.to,
+            self.relax,
+            self.eta,
+            *self.numbers.values(),
+            *self.knobs.values(),
+            *([] if self.label is None else [self.label]),
+        ]
         if not all(map(math.isfinite, numbers)):
             raise ScheduleError("A step holds a number that is not finite.")
         if self.eta and self.noise == "sde" and self.space != "x0":

@@ -5,10 +5,16 @@
 A step that ends at sigma = 0 cannot evaluate there: Heun is then first order, as EDM's is.
 """
 
+from collections.abc import Sequence
+
 import torch
 
+from .adams import natural
 from .build import Builder, Evaluated
+from .family import Family, Method, Preset, each
+from .process import Process
 from .quadrature import Node, coordinate, node
+from .schedule import Step
 
 
 def heun(builder: Builder, i: int) -> None:
@@ -40,3 +46,21 @@ def _two_stages(builder: Builder, i: int, stage: Node | None) -> None:
         form = builder.step_form(step, current, stage, [], start)
         others.append(builder.ask(f"s{i}", stage, form, torch.as_tensor(stage.time)))
     builder.arrive(i + 1, builder.step_form(step, current, t, others, start, step.relax))
+
+
+def _heun_steps(times: Sequence[float], process: Process) -> list[Step]:
+    return [Step(to=t, method="heun", **natural(process)) for t in times[1:]]
+
+
+def _dpmpp_2s(times: Sequence[float], process: Process) -> list[Step]:
+    steps = [Step(to=t, method="midpoint", moment="bh2") for t in times[1:]]
+    return [*steps[:-1], Step(to=times[-1])] if times[-1] == process.t_clean else steps
+
+
+FAMILY = Family(
+    methods={"heun": Method(heun), "midpoint": Method(midpoint)},
+    presets={
+        "heun": Preset(_heun_steps, 2, 2, "Karras et al. 2022 (EDM), algorithm 1, without churn", nfe=each(2)),
+        "dpmpp-2s": Preset(_dpmpp_2s, 2, 2, "Lu et al. 2022 (DPM-Solver++), algorithm 1", nfe=each(2)),
+    },
+)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solvers import At, Process, process
+from solvers import PRESETS, At, Process, process
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ CASES: dict[str, Case] = {
     "ve": Case(process("ve"), 80.0, 2e-3),
     "flow": Case(process("flow"), 1.0, 1e-2),
 }
+
+
+EVERYWHERE = [name for name, known in PRESETS.items() if not known.processes]
+"""The presets that every process admits."""
 
 
 def _on(value: Tensor, x: Tensor) -> Tensor:

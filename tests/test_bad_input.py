@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import CASES
+from oracle import CASES, EVERYWHERE
 from torch import Tensor
 
 import solvers.prediction as prediction
 from solvers import (
-    PRESETS,
     Evaluation,
     Row,
     ScheduleError,
@@ -36,6 +35,9 @@ GRID = [10.0, 3.0, 1.0, 0.0]
 NAN, INF = float("nan"), float("inf")
 
 
+every_preset = pytest.mark.parametrize("name", EVERYWHERE)
+
+
 def refused(call: Callable[[], Any], *words: str) -> None:
     """`call` raises ScheduleError, in one sentence that holds every one of `words`."""
     with pytest.raises(ScheduleError) as error:
@@ -52,13 +54,13 @@ def refused(call: Callable[[], Any], *words: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- grids
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@every_preset
 def test_every_preset_refuses_times_that_do_not_decrease(name: str):
     refused(lambda: preset(name, [10.0, 3.0, 3.0, 0.0], VE), "decrease")
     refused(lambda: preset(name, [1.0, 3.0], VE), "decrease")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@every_preset
 def test_every_preset_refuses_times_outside_its_process(name: str):
     refused(lambda: preset(name, [1.1, 0.5], FLOW), "1.1", "flow")
     refused(lambda: preset(name, [1.0, -0.1], FLOW), "-0.1", "flow")
@@ -108,7 +110,7 @@ def test_unknown_names_are_answered_with_the_known_ones():
     refused(lambda: prediction.from_denoised("score", *[torch.ones(1)] * 4), "score", "eps")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@every_preset
 def test_every_preset_refuses_an_unknown_option(name: str):
     refused(lambda: preset(name, GRID, VE, colour="red"), name, "colour")
 
@@ -251,17 +253,19 @@ def test_a_table_refuses_rows_that_cannot_be_run():
 
 
 def run(answer: Callable[[Tensor], Any], x: Tensor | None = None, name: str = "dpmpp-2m", **options: Any) -> Tensor:
-    return sample(lambda x, at: answer(x), torch.ones(2, 3) if x is None else x, compile(preset(name, GRID, VE)), **options)
+    return sample(
+        lambda x, at: answer(x), torch.ones(2, 3) if x is None else x, compile(preset(name, GRID, VE)), **{"noise": [1, 2]} | options
+    )
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@every_preset
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_an_answer_that_is_not_finite_is_refused(bad: float, name: str):
     refused(lambda: run(lambda x: torch.full_like(x, bad), name=name), "not finite")
     refused(lambda: run(lambda x: torch.cat([x[:1], torch.full_like(x[1:], bad)]), name=name), "not finite")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@every_preset
 def test_an_answer_that_is_not_a_tensor_is_refused(name: str):
     refused(lambda: run(lambda x: None, name=name), "tensor", "NoneType")
     refused(lambda: run(lambda x: x.numpy(), name=name), "tensor", "ndarray")
@@ -269,7 +273,7 @@ def test_an_answer_that_is_not_a_tensor_is_refused(name: str):
     refused(lambda: run(lambda x: 0.0, name=name), "tensor", "float")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@every_preset
 def test_an_answer_of_another_shape_is_refused(name: str):
     refused(lambda: run(lambda x: x[:1], name=name), "(2, 3)", "(1, 3)")
     refused(lambda: run(lambda x: x[..., None], name=name), "(2, 3)", "(2, 3, 1)")

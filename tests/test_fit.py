@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
+from oracle import EVERYWHERE
 
 from search.errors import CampaignError
 from search.fit import Learner, Parametrisation, fit, normal_equations, residual_function, rmse_of
 from solvers import compile, preset
 from solvers.grids import named_grid
-from solvers.presets import PRESETS
 from teacher.models import digits, load
 from teacher.trajectories import targets
 
@@ -24,7 +24,7 @@ def scene(tmp_path_factory):
     return teacher, targets(teacher, "fit", 32, root=root), targets(teacher, "select", 32, root=root)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EVERYWHERE)
 @pytest.mark.parametrize("level", ["times", "times+labels"])
 def test_iteration_zero_is_the_schedule_itself(scene, name, level):
     teacher, _, _ = scene
