@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from .errors import ScheduleError
 from .noise import NoiseSource, noise_source
@@ -100,29 +101,44 @@ def sample(
     callback   called as callback(row, x, D or None) after every row; a tensor it returns replaces the state
     knobs      handed to every evaluation, below those of the row
 
-    Returns x of the same shape and dtype. Raises ScheduleError if an answer has another shape or the result is not finite.
+    Returns x of the same shape and dtype. Raises ScheduleError if an answer has another shape or the result is not finite
+    (which cannot be asked inside torch.func's transforms).
     """
     state, request = advance(begin(tableau, x, noise, callback))
     while request is not None:
         state, request = advance(state, denoiser(request.x, request.at, **{**knobs, **request.knobs}))
     result = state.x
-    if result.numel() and not torch.isfinite(result.detach().abs().amax()):
+    if result.numel() and not _transformed() and not torch.isfinite(result.detach().abs().amax()):
         raise ScheduleError("The sample is not finite: the denoiser answered NaN or infinity, or the table is unstable for this model.")
     return result
 
 
 def _combine(terms: Mapping[str, Coefficient], slots: Mapping[str, Tensor], noise: NoiseSource) -> Tensor:
-    """Sum of coefficient * slot; out of place, because a gradient may need every slot."""
+    """Sum of coefficient * slot, accumulated in the tensor of the first product.
+
+    That tensor is ours alone and no derivative of these operations needs its old value, so autograd is safe; inside
+    torch.func's transforms a sum may need another shape than its first term, and there every sum is a new tensor.
+    """
+    apart = _transformed()
     total: Tensor | None = None
     for slot, coefficient in terms.items():
         value = slots[slot] if slot in slots else noise(slot)
-        if not isinstance(coefficient, Tensor):
-            total = value * coefficient if total is None else torch.add(total, value, alpha=coefficient)
+        factor = _broadcast(coefficient, value) if isinstance(coefficient, Tensor) else coefficient
+        if total is None:
+            total = value * factor
+        elif apart:
+            total = total + value * factor
+        elif isinstance(factor, Tensor):
+            total.addcmul_(value, factor)
         else:
-            term = value * _broadcast(coefficient, value)
-            total = term if total is None else total + term
+            total.add_(value, alpha=factor)
     assert total is not None  # a Tableau has no row without terms
     return total
+
+
+def _transformed() -> bool:
+    """Whether torch.func (jvp, vmap ...) is looking on: values cannot be asked then."""
+    return bool(peek_interpreter_stack())
 
 
 def _broadcast(coefficient: Tensor, value: Tensor) -> Tensor:

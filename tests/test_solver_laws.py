@@ -514,6 +514,14 @@ def test_a_gradient_flows_through_sample_to_times_and_labels():
     assert torch.autograd.gradcheck(lambda t, s: sample(told, x, compile(schedule, times=t, labels=s)), (times, labels))
 
 
+def test_one_start_may_be_mapped_over_many_networks():
+    data, table = anisotropic(3), compile(preset("unipc-3", INNER["ve"], CASES["ve"].process))
+    x, gains = initial([1], (3,), table, dtype=F64), float64([0.5, 1.0, 1.5])
+    together = torch.func.vmap(lambda gain: sample(lambda x, at: gain * data(x, at), x, table), randomness="error")(gains)
+    apart = torch.stack([sample(lambda x, at, gain=gain: gain * data(x, at), x, table) for gain in gains])
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
+
+
 def test_a_batch_of_candidates_samples_as_each_alone():
     p, data = CASES["flow"].process, anisotropic(3)
     times = torch.tensor([[1.0, 0.7, 0.5, 0.2, 0.0], [1.0, 0.8, 0.3, 0.1, 0.0]], dtype=F64)
