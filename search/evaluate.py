@@ -1,11 +1,12 @@
-"""How far candidates end from the teacher: many at a time.
+"""Score many candidates against the teacher's images, in as few evaluations of the network as that takes.
 
-K schedules times B seeds run as one batch of K B samples, each with its own coefficients and labels, through the same
-executor that users run. The first evaluation (same x_T, same time) is the same for every candidate: it is asked once per
-evaluator and remembered.
+Candidates of equal NFE advance side by side, level by level: at each level those whose states are still the same (the same
+rows so far, so the same x, at and knobs) are asked for once, and the rest go to the network together, in batches that
+run side by side. The first evaluation is always shared. `Cost` counts what the candidates ask and what the network did.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,101 +15,118 @@ from torch import Tensor
 
 from search.objective import Measure, squared
 from search.result import Cost
-from solvers import Evaluation, Row, Tableau, advance, begin
+from solvers import At, Evaluation, Row, Tableau, advance, begin
+from solvers.sample import Request
 from solvers.tableau import START
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
 
+def visible(tableau: Tableau) -> list[int]:
+    """The rows an outsider sees: where the denoiser is asked, and the sample."""
+    return [*(i for i, row in enumerate(tableau.rows) if row.evaluation), len(tableau.rows) - 1]
+
+
 def stack(tableaus: Sequence[Tableau], repeats: int) -> Tableau:
     """One table for a batch of len(tableaus) * repeats samples: the closed forms side by side, [batch] coefficients.
 
-    All must have the same NFE, no noise and no knobs per row; candidate k takes samples k * repeats to (k + 1) * repeats.
+    All must have the same NFE and no noise; candidate k takes samples k * repeats to (k + 1) * repeats. Knobs are left out.
     """
-    forms = [(tableau.dense(), [i for i, row in enumerate(tableau.rows) if row.evaluation]) for tableau in tableaus]
     nfe = tableaus[0].nfe
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).repeat_interleave(repeats)
 
+    a = torch.stack([t.dense().a[visible(t)] for t in tableaus], -1).repeat_interleave(repeats, -1)
+    b = torch.stack([t.dense().B[visible(t)] for t in tableaus], -1).repeat_interleave(repeats, -1)
     rows: list[Row] = []
     for r in range(nfe + 1):
-        index = [asked[r] if r < nfe else -1 for _, asked in forms]
-        terms = {START: column([float(d.a[i]) for (d, _), i in zip(forms, index, strict=True)])}
-        terms |= {f"D{j}": column([float(d.B[i, j]) for (d, _), i in zip(forms, index, strict=True)]) for j in range(r)}
         evaluation = None
         if r < nfe:
-            asked = [tableau.evals[r] for tableau in tableaus]
-            label, alpha, sigma = (column([float(getattr(e, name)) for e in asked]) for name in ("label", "alpha", "sigma"))
-            evaluation = Evaluation(label, alpha, sigma)
-        rows.append(Row(f"x{r}", 0.0, terms, evaluation))
+            label, alpha, sigma = ([float(getattr(t.evals[r], name)) for t in tableaus] for name in ("label", "alpha", "sigma"))
+            evaluation = Evaluation(column(label), column(alpha), column(sigma))
+        rows.append(Row(f"x{r}", 0.0, {START: a[r]} | {f"D{j}": b[r, j] for j in range(r)}, evaluation))
     return Tableau(tuple(rows))
 
 
-class Evaluator:
-    """Scores candidates against one block of targets: `workers` batches at a time, of about `chunk` samples each.
+def prefixes(tableau: Tableau) -> list[tuple[Any, ...]]:
+    """One key per evaluation: two candidates of one batch are asked the same there if and only if their keys are equal."""
+    dense, so_far = tableau.dense(), ()
+    keys: list[tuple[Any, ...]] = []
+    for r, (row, asked) in enumerate(zip(visible(tableau), tableau.evals, strict=False)):
+        state = (float(dense.a[row]), *dense.B[row, :r].tolist())
+        so_far = (*so_far, (*state, float(asked.label), float(asked.alpha), float(asked.sigma), *sorted(asked.knobs.items())))
+        keys.append(so_far)
+    return keys
 
-    Small networks gain little from many threads inside one operation, and lose much when another process wants the cores;
-    batches side by side, one thread each, do not wait for one another. (torch lets go of the interpreter while it computes.)
+
+class Evaluator:
+    """Scores candidates against one block of targets.
+
+    chunk    samples in one call of the network; `workers` calls run side by side, one thread each (torch lets go of the
+             interpreter while it computes). Small networks gain little from many threads inside one operation, and lose much
+             when another process wants the cores.
+    group    samples that are under way at once, at most: what bounds the memory
     """
 
-    def __init__(self, teacher: Teacher, targets: Targets, chunk: int = 128, workers: int = 1) -> None:
-        self.teacher, self.targets, self.chunk, self.workers = teacher, targets, chunk, workers
+    def __init__(self, teacher: Teacher, targets: Targets, chunk: int = 128, workers: int = 1, group: int = 2048) -> None:
+        self.teacher, self.targets, self.chunk, self.workers, self.group = teacher, targets, chunk, workers, group
         self.cost = Cost()
         self._first: dict[tuple[Any, ...], Tensor] = {}
 
     def errors(self, tableaus: Sequence[Tableau], measure: Measure = squared) -> Tensor:
         """The measured error per seed, [candidates, seeds] in float64; not finite where a candidate diverges.
 
-        Candidates may differ in NFE. Chunking changes results by rounding only.
+        Candidates may differ in NFE. How they are batched changes results by rounding only.
         """
         seeds = len(self.targets.seeds)
         found = torch.empty(len(tableaus), seeds, dtype=torch.float64)
-        step = max(1, self.chunk // seeds)
         for nfe in sorted({tableau.nfe for tableau in tableaus}):
             same = [index for index, tableau in enumerate(tableaus) if tableau.nfe == nfe]
-            groups = [same[first : first + step] for first in range(0, len(same), step)]
-            self._ask_first([tableaus[index] for index in same])
-            with ThreadPoolExecutor(self.workers) as pool:
-                batches = pool.map(self._run, ([tableaus[index] for index in group] for group in groups))
-                for group, pictures in zip(groups, batches, strict=True):
-                    for index, candidate in zip(group, pictures, strict=True):
-                        found[index] = measure(candidate, self.targets.images)
+            for part in _parts(same, max(1, self.group // seeds)):
+                for index, images in zip(part, self._run([tableaus[index] for index in part]), strict=True):
+                    found[index] = measure(images, self.targets.images)
         return found
 
     def images(self, tableau: Tableau) -> Tensor:
         """The candidate's images for the seeds of the targets, [seeds, ...]."""
-        self._ask_first([tableau])
         return self._run([tableau])[0]
 
-    @torch.no_grad()
     def _run(self, tableaus: Sequence[Tableau]) -> Tensor:
-        """Images [candidates, seeds, ...]."""
+        """Images [candidates, seeds, ...] of candidates of equal NFE."""
         count, seeds = len(tableaus), len(self.targets.seeds)
+        keys = [prefixes(tableau) for tableau in tableaus]
         table = stack(tableaus, seeds) if count > 1 else tableaus[0]
-        cond = self.targets.cond
-        many = None if cond is None else torch.cat([cond] * count)
-        knobs: dict[str, Any] = dict(self.teacher.knobs)
-        state, request = advance(begin(table, torch.cat([self.targets.noise] * count)))
-        if request is not None:
-            first = [self._first[_key(tableau.evals[0])] for tableau in tableaus]
-            state, request = advance(state, torch.cat(first))
-        while request is not None:
-            state, request = advance(state, self.teacher.denoiser(request.x, request.at, cond=many, **knobs | dict(request.knobs)))
+        with torch.no_grad(), ThreadPoolExecutor(self.workers) as pool:
+            state, request = advance(begin(table, torch.cat([self.targets.noise] * count)))
+            for level in range(table.nfe):
+                assert request is not None  # a table asks nfe times
+                here = [key[level] for key in keys]
+                answers = self._first if level == 0 else {}
+                missing = [here.index(key) for key in dict.fromkeys(here) if key not in answers]
+                self.cost += Cost(count * seeds, len(missing) * seeds)
+                by_knobs = sorted(missing, key=lambda k: sorted(tableaus[k].evals[level].knobs.items()))
+                calls = [
+                    part
+                    for _, same in itertools.groupby(by_knobs, key=lambda k: tableaus[k].evals[level].knobs)
+                    for part in _parts(list(same), max(1, self.chunk // seeds))
+                ]
+                batches = pool.map(self._ask, itertools.repeat(request), calls, [tableaus[part[0]].evals[level].knobs for part in calls])
+                for part, batch in zip(calls, batches, strict=True):
+                    answers |= zip((here[k] for k in part), batch, strict=True)
+                state, request = advance(state, torch.cat([answers[key] for key in here]))
         return state.x.unflatten(0, (count, seeds))
 
     @torch.no_grad()
-    def _ask_first(self, tableaus: Sequence[Tableau]) -> None:
-        """Count the cost of the candidates, and ask the denoiser at the start for every label and knobs not asked before."""
-        seeds = len(self.targets.seeds)
-        for tableau in tableaus:
-            asked = tableau.evals[0]
-            self.cost += Cost(tableau.nfe * seeds, (tableau.nfe - 1) * seeds)
-            if _key(asked) not in self._first:
-                knobs: dict[str, Any] = dict(self.teacher.knobs) | dict(asked.knobs)
-                self._first[_key(asked)] = self.teacher.denoiser(self.targets.noise, asked.at, cond=self.targets.cond, **knobs)
-                self.cost += Cost(0, seeds)
+    def _ask(self, request: Request, candidates: Sequence[int], knobs: Mapping[str, float]) -> Tensor:
+        """The network's answers [candidates, seeds, ...] to the requests of some candidates of a batch, in one call."""
+        seeds, cond = len(self.targets.seeds), self.targets.cond
+        own = torch.cat([torch.arange(k * seeds, (k + 1) * seeds) for k in candidates])
+        many = None if cond is None else torch.cat([cond] * len(candidates))
+        at = At(*(value[own] if value.ndim else value for value in request.at))
+        said: dict[str, Any] = dict(self.teacher.knobs) | dict(knobs)
+        return self.teacher.denoiser(request.x[own], at, cond=many, **said).unflatten(0, (len(candidates), seeds))
 
 
-def _key(asked: Evaluation) -> tuple[Any, ...]:
-    return (*map(float, asked.at), *asked.knobs.items())
+def _parts(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (items[first : first + size] for first in range(0, len(items), size))

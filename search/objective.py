@@ -3,6 +3,7 @@
 A measure maps two batches of images to one error per sample; an objective also says how samples are put together:
 
     rmse         root of the mean over samples of the mean squared error, in network units
+    seed-rmse    mean over samples of each one's RMSE: what a few samples do, that fall to another side, weighs less
     l1           mean absolute error
     lpips-alex   mean LPIPS on AlexNet features (search.perceptual)
     lpips-vgg    mean LPIPS on VGG16 features
@@ -40,6 +41,11 @@ def root_mean(errors: Tensor) -> Tensor:
     return errors.mean(-1).sqrt()
 
 
+def mean_root(errors: Tensor) -> Tensor:
+    """Mean over the last axis (samples) of the root."""
+    return errors.sqrt().mean(-1)
+
+
 @dataclass(frozen=True)
 class Objective:
     """A measure per sample and how samples are put together. Lower is better."""
@@ -54,8 +60,10 @@ def objective(name: str) -> Objective:
     """The objective of that name. Raises CampaignError, or PerceptualError where LPIPS has no weights."""
     if name == "rmse":
         return Objective(name, squared, root_mean)
+    if name == "seed-rmse":
+        return Objective(name, squared, mean_root)
     if name == "l1":
         return Objective(name, absolute, mean)
     if name in ("lpips-alex", "lpips-vgg"):
         return Objective(name, perceptual.load(name.removeprefix("lpips-")), mean)  # pyright: ignore[reportArgumentType]
-    raise CampaignError(f"There is no objective {name!r}; there are rmse, l1, lpips-alex and lpips-vgg.")
+    raise CampaignError(f"There is no objective {name!r}; there are rmse, seed-rmse, l1, lpips-alex and lpips-vgg.")

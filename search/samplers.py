@@ -12,8 +12,10 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from search.errors import CampaignError
+from search.s3 import S3Sampler
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "s3": S3Sampler,
     "tpe": optuna.samplers.TPESampler,
     "random": optuna.samplers.RandomSampler,
     "cmaes": optuna.samplers.CmaEsSampler,

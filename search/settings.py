@@ -37,7 +37,7 @@ class Budget(_Settings, frozen=True):
     finalists   how many of each side are scored again on `select`
     """
 
-    trials: Count = 800
+    trials: Count = 400
     known: Count | None = None
     generation: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
     finalists: Count = 16
@@ -56,7 +56,7 @@ class Settings(_Settings, frozen=True):
     model: Named
     nfe: Annotated[int, msgspec.Meta(ge=1, le=64)]
     space: dict[str, Any] = {}
-    sampler: Named = Named("tpe")
+    sampler: Named = Named("s3")
     objective: str = "rmse"
     perceptual: tuple[str, ...] = ("lpips-alex",)
     seeds: Seeds = Seeds()

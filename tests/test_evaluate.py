@@ -1,5 +1,7 @@
 """Batched evaluation against one candidate at a time, and the statistics on top of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_space import random_points
@@ -8,7 +10,7 @@ from search.evaluate import Evaluator
 from search.objective import objective, root_mean, squared
 from search.space import Space
 from search.statistics import interval, ratio
-from solvers import compile, initial, preset, sample
+from solvers import SolverSchedule, Step, compile, initial, preset, sample
 from solvers.grids import named_grid
 from teacher.models import load
 from teacher.trajectories import targets
@@ -31,6 +33,42 @@ def test_many_candidates_at_once_score_as_one_at_a_time(scene):
         torch.testing.assert_close(row, alone, rtol=1e-4, atol=1e-9)
     assert evaluator.cost.logical == 9 * 4 * 12
     assert evaluator.cost.physical == (9 * 3 + 1) * 12  # the first evaluation once for all
+
+
+def test_candidates_that_begin_alike_share_their_evaluations_until_they_part(scene):
+    teacher, goal = scene
+    times = named_grid("karras", teacher.process, 5, teacher.start, teacher.end)
+    whole = preset("dpmpp-2m", times, teacher.process)
+    late = SolverSchedule(whole.process, whole.start, (*whole.steps[:3], Step(to=times[4]), whole.steps[4]))
+    early = SolverSchedule(whole.process, whole.start, (Step(to=times[1] * 1.1), *whole.steps[1:]))
+    tables = [compile(schedule) for schedule in (whole, late, early, whole)]
+    evaluator = Evaluator(teacher, goal)
+    together = evaluator.errors(tables)
+    alone = torch.cat([Evaluator(teacher, goal).errors([table]) for table in tables])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-9)
+    assert evaluator.cost.logical == 4 * 5 * 12
+    assert evaluator.cost.physical == (1 + 2 + 2 + 2 + 3) * 12  # early parts after the first, late before the last
+
+
+def test_candidates_may_carry_knobs_of_their_own(scene):
+    teacher, goal = scene
+    seen = []
+
+    def denoiser(x, at, cond=None, strength=1.0, **knobs):
+        seen.append(strength)
+        return strength * teacher.denoiser(x, at, cond=cond, **knobs)
+
+    told = replace(teacher, denoiser=denoiser)
+    times = named_grid("karras", teacher.process, 3, teacher.start, teacher.end)
+
+    def table(strength: float):
+        steps = (Step(to=times[1]), Step(to=times[2], knobs={"strength": strength}), Step(to=times[3]))
+        return compile(SolverSchedule(teacher.process, times[0], steps))
+
+    one, other = Evaluator(told, goal).errors([table(1.0), table(0.5)])
+    assert sorted(set(seen)) == [0.5, 1.0]
+    torch.testing.assert_close(one, Evaluator(told, goal).errors([table(1.0)])[0])
+    torch.testing.assert_close(other, Evaluator(told, goal).errors([table(0.5)])[0])
 
 
 def test_candidates_of_different_budgets_can_be_scored_together(scene):

@@ -1,0 +1,77 @@
+"""What a candidate will probably score, from the trials before it: a Gaussian process on words and numbers.
+
+    k(p, q) = s^2 matern_5/2(|x_p - x_q| / l) exp(-h / w)      x: the numbers scaled to [0, 1], h: how many words differ
+
+on the logarithm of the value, cut where it is hopeless. l, w and the noise are those of the largest marginal likelihood
+on a small grid (Rasmussen and Williams 2006, algorithm 2.1 and eq. 5.8).
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+
+Array = NDArray[np.float64]
+LENGTHS, WORDS, NOISES = (0.2, 0.5, 1.0, 2.0, 4.0), (2.0, 6.0, 20.0), (1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Candidates as two tables: numbers [n, d] scaled to [0, 1], and words [n, e] as indices."""
+
+    numbers: Array
+    words: NDArray[np.int64]
+
+    def __getitem__(self, index: NDArray[np.int64] | slice) -> "Points":
+        return Points(self.numbers[index], self.words[index])
+
+
+def _distances(a: Points, b: Points) -> tuple[Array, Array]:
+    """Euclidean distances between numbers and the count of differing words, each [len(a), len(b)]."""
+    squares = (a.numbers**2).sum(1)[:, None] + (b.numbers**2).sum(1) - 2 * a.numbers @ b.numbers.T
+    differ = (a.words[:, None, :] != b.words[None, :, :]).sum(-1)
+    return np.sqrt(np.maximum(squares, 0.0)), differ.astype(np.float64)
+
+
+def _kernel(distances: tuple[Array, Array], length: float, word: float) -> Array:
+    r = np.sqrt(5.0) * distances[0] / length
+    return (1 + r + r**2 / 3) * np.exp(-r - distances[1] / word)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The process conditioned on trials. `predict` answers mean and deviation of the log value."""
+
+    points: Points
+    length: float
+    word: float
+    factor: Array
+    weights: Array
+    centre: float
+    scale: float
+
+    @staticmethod
+    def fit(points: Points, values: Array) -> "Predictor":
+        """Condition on finished trials; values are positive, the lower the better."""
+        logs = np.log(np.maximum(values, 1e-12))
+        logs = np.minimum(logs, np.quantile(logs, 0.25) + 1.0)  # how bad a bad one is says nothing about good ones
+        centre, scale = float(logs.mean()), float(logs.std()) or 1.0
+        y, distances = (logs - centre) / scale, _distances(points, points)
+        best: tuple[float, float, float, Array, Array] | None = None
+        for length, word, noise in itertools.product(LENGTHS, WORDS, NOISES):
+            factor = cholesky(_kernel(distances, length, word) + noise * np.eye(len(y)), lower=True)
+            weights = cho_solve((factor, True), y)
+            evidence = -0.5 * float(y @ weights) - float(np.log(factor.diagonal()).sum())
+            if best is None or evidence > best[0]:
+                best = (evidence, length, word, factor, weights)
+        assert best is not None
+        return Predictor(points, best[1], best[2], best[3], best[4], centre, scale)
+
+    def predict(self, points: Points) -> tuple[Array, Array]:
+        """Mean and standard deviation [n] of the log value."""
+        k = _kernel(_distances(points, self.points), self.length, self.word)
+        reduced = solve_triangular(self.factor, k.T, lower=True)
+        spread = np.sqrt(np.maximum(1.0 - (reduced**2).sum(0), 1e-12))
+        return self.centre + self.scale * (k @ self.weights), self.scale * spread

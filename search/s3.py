@@ -1,0 +1,141 @@
+"""S3: evolution that asks a predictor before it spends an evaluation. An ordinary Optuna sampler, for any study.
+
+For every proposal a pool of children is bred from the best trials: crossover between two parents step by step, mutation of
+words and numbers on many scales at once (so no scale has to be tuned); then the predictor's optimistic best of the pool is
+proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here learns from every trial of the study).
+Parameters whose names end in the same number are one step and are inherited together.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from search.predictor import Array, Points, Predictor
+
+
+class Encoding:
+    """Between Optuna's parameters and points: numbers scaled to [0, 1], words as indices."""
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
+        self.distributions = distributions
+        self.words = [name for name, d in distributions.items() if isinstance(d, CategoricalDistribution)]
+        self.numbers = [name for name in distributions if name not in self.words]
+        choices = [len(d.choices) for d in distributions.values() if isinstance(d, CategoricalDistribution)]
+        self.choices = np.array(choices, dtype=np.int64)
+
+    def points(self, trials: Sequence[Mapping[str, Any]]) -> Points:
+        """The points of many parameter sets."""
+        numbers = [[self._scaled(name, params[name]) for name in self.numbers] for params in trials]
+        words = [[int(self.distributions[name].to_internal_repr(params[name])) for name in self.words] for params in trials]
+        shape = (len(trials), -1)
+        return Points(np.array(numbers, dtype=np.float64).reshape(shape), np.array(words, dtype=np.int64).reshape(shape))
+
+    def params(self, numbers: Array, words: NDArray[np.int64]) -> dict[str, Any]:
+        """The parameters of one point."""
+        found = {name: self._value(name, float(u)) for name, u in zip(self.numbers, numbers, strict=True)}
+        return found | {name: self.distributions[name].to_external_repr(int(k)) for name, k in zip(self.words, words, strict=True)}
+
+    def _number(self, name: str) -> FloatDistribution | IntDistribution:
+        d = self.distributions[name]
+        assert isinstance(d, FloatDistribution | IntDistribution)
+        return d
+
+    def _ends(self, name: str) -> tuple[float, float, bool]:
+        d = self._number(name)
+        return (np.log(d.low), np.log(d.high), True) if d.log else (d.low, d.high, False)
+
+    def _scaled(self, name: str, value: float) -> float:
+        low, high, log = self._ends(name)
+        return ((np.log(value) if log else value) - low) / ((high - low) or 1.0)
+
+    def _value(self, name: str, u: float) -> float | int:
+        (low, high, log), d = self._ends(name), self._number(name)
+        value = low + min(max(u, 0.0), 1.0) * (high - low)
+        value = np.exp(value) if log else value
+        if isinstance(d, IntDistribution):
+            return int(min(max(round((value - d.low) / d.step) * d.step + d.low, d.low), d.high))
+        return float(min(max(value, d.low), d.high))
+
+
+class S3Sampler(BaseSampler):
+    """Predictor-guided evolution. One objective, minimised or maximised.
+
+    seed     proposals depend on it, the trial's number and the finished trials alone
+    startup  random trials before there is anything to breed from
+    parents  the best so many trials breed
+    pool     children bred for every proposal; 1 is evolution without a predictor
+    """
+
+    def __init__(self, seed: int | None = None, startup: int = 16, parents: int = 16, pool: int = 256, memory: int = 400) -> None:
+        self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+        self._startup, self._parents, self._pool, self._memory = startup, parents, pool, memory
+        self._random = RandomSampler(seed=self._seed)
+        self._fitted: tuple[int, Predictor] | None = None
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What all finished trials share."""
+        space = optuna.search_space.intersection_search_space(study.get_trials(deepcopy=False))
+        return {name: d for name, d in space.items() if not d.single()}
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """A child of the best trials, or nothing while there are too few."""
+        sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        done = [t for t in done if all(name in t.params for name in search_space)]
+        if not search_space or len(done) < self._startup:
+            return {}
+        rng = np.random.default_rng([self._seed, trial.number])
+        done.sort(key=lambda t: sign * float(t.value or 0.0))
+        done = done[: self._memory]
+        encoding = Encoding(search_space)
+        points = encoding.points([t.params for t in done])
+        children = self._breed(rng, points[slice(self._parents)], encoding)
+        if self._pool > 1:
+            values = sign * np.array([t.value for t in done], dtype=np.float64)
+            values = values if (values > 0).all() else np.exp((values - values[0]) / (values.std() or 1.0))
+            mean, spread = self._predictor(len(done), points, values).predict(children)
+            chosen = int(np.argmin(mean - rng.uniform(0.0, 1.5) * spread))
+        else:
+            chosen = 0
+        return encoding.params(children.numbers[chosen], children.words[chosen])
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+        """At random."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _predictor(self, count: int, points: Points, values: Array) -> Predictor:
+        if self._fitted is None or self._fitted[0] != count:
+            self._fitted = (count, Predictor.fit(points, values))
+        return self._fitted[1]
+
+    def _breed(self, rng: np.random.Generator, parents: Points, encoding: Encoding) -> Points:
+        """A pool of children. Every one has its own scale, its own share of moved numbers and changed words."""
+        count, n = self._pool, len(parents.numbers)
+        steps = {key: k for k, key in enumerate(sorted({_step(name) for name in encoding.distributions}))}
+        first, second = (np.minimum(rng.geometric(3.0 / n, count) - 1, n - 1) for _ in range(2))
+        mixed = rng.random((count, len(steps))) < np.where(rng.random((count, 1)) < 0.5, 0.0, 0.3)
+        numbers, words = parents.numbers[first].copy(), parents.words[first].copy()
+        for table, names, source in ((numbers, encoding.numbers, parents.numbers), (words, encoding.words, parents.words)):
+            column = np.array([steps[_step(name)] for name in names], dtype=np.int64)
+            taken = mixed[:, column] if len(names) else np.zeros((count, 0), dtype=bool)
+            table[taken] = source[second][taken]
+        scale = np.exp(rng.uniform(np.log(0.003), np.log(0.3), (count, 1)))
+        share = rng.choice([1.0, 0.3, 2.0 / max(1, numbers.shape[1])], (count, 1))
+        moved = rng.random(numbers.shape) < share
+        numbers = np.clip(numbers + moved * scale * rng.standard_normal(numbers.shape), 0.0, 1.0)
+        changes = rng.choice([0.0, 1.0, 4.0], (count, 1)) / max(1, words.shape[1])
+        changed = rng.random(words.shape) < changes
+        words = np.where(changed, rng.integers(0, np.maximum(encoding.choices, 1), words.shape), words)
+        return Points(numbers, words)
+
+
+def _step(name: str) -> str:
+    found = re.search(r"\d+$", name)
+    return found.group() if found else name

@@ -1,0 +1,93 @@
+"""The S3 sampler on ordinary Optuna studies: deterministic, at home in any space, and worth its predictor."""
+
+import math
+import statistics
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from search.predictor import Points, Predictor
+from search.s3 import Encoding, S3Sampler
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+SPACE = {
+    "gap1": FloatDistribution(0.0, 1.0),
+    "gap2": FloatDistribution(1e-4, 1.0, log=True),
+    "order1": IntDistribution(1, 4),
+    "space1": CategoricalDistribution(("x0", "eps", "flow")),
+    "space2": CategoricalDistribution((1, 2, 3)),
+}
+
+
+def bowl(params: dict) -> float:
+    """Smooth in the numbers, with one right word at each step."""
+    numbers = (params["gap1"] - 0.3) ** 2 + 0.1 * (math.log10(params["gap2"]) + 2) ** 2 + 0.05 * (params["order1"] - 3) ** 2
+    return 0.01 + numbers + 0.2 * (params["space1"] != "eps") + 0.1 * (params["space2"] != 2)
+
+
+def optimised(sampler: optuna.samplers.BaseSampler, trials: int = 60, direction: str = "minimize") -> optuna.Study:
+    study = optuna.create_study(sampler=sampler, direction=direction)
+    sign = 1 if direction == "minimize" else -1
+    for _ in range(trials):
+        trial = study.ask(SPACE)
+        study.tell(trial, sign * bowl(trial.params))
+    return study
+
+
+def test_encoding_a_point_and_decoding_it_gives_the_parameters_back():
+    study, encoding = optimised(optuna.samplers.RandomSampler(seed=1), 20), Encoding(SPACE)
+    points = encoding.points([t.params for t in study.trials])
+    assert points.numbers.min() >= 0
+    assert points.numbers.max() <= 1
+    for trial, numbers, words in zip(study.trials, points.numbers, points.words, strict=True):
+        assert encoding.params(numbers, words) == pytest.approx(trial.params)
+
+
+def test_the_same_seed_proposes_the_same_trials_and_another_seed_others():
+    one, two, other = (optimised(S3Sampler(seed=s), 40) for s in (3, 3, 4))
+    assert [t.params for t in one.trials] == [t.params for t in two.trials]
+    assert [t.params for t in one.trials] != [t.params for t in other.trials]
+
+
+def test_a_proposal_depends_on_its_number_and_the_finished_trials_alone():
+    study = optimised(S3Sampler(seed=3), 40)
+    resumed = optuna.create_study(sampler=S3Sampler(seed=3))
+    resumed.add_trials(study.trials)
+    assert resumed.ask(SPACE).params == study.ask(SPACE).params
+
+
+def test_maximising_is_minimising_the_negative():
+    down, up = optimised(S3Sampler(seed=5), 40), optimised(S3Sampler(seed=5), 40, "maximize")
+    assert [t.params for t in down.trials] == [t.params for t in up.trials]
+
+
+def test_it_needs_a_fraction_of_the_trials_that_random_search_needs():
+    reached = []
+    for seed in range(5):
+        goal = optimised(optuna.samplers.RandomSampler(seed=seed), 200).best_value
+        trials = optimised(S3Sampler(seed=seed), 60).trials
+        reached.append(next((t.number + 1 for t in trials if t.value <= goal), 10**6))
+    assert statistics.median(reached) <= 50
+
+
+def test_the_predictor_ranks_points_it_has_not_seen():
+    rng = np.random.default_rng(0)
+    encoding = Encoding(SPACE)
+    points = Points(rng.random((120, 3)), rng.integers(0, 3, (120, 2)))
+    values = np.array([bowl(encoding.params(x, w)) for x, w in zip(points.numbers, points.words, strict=True)])
+    found = Predictor.fit(points[slice(80)], values[:80])
+    mean, spread = found.predict(points[slice(80, 120)])
+    order, true = np.argsort(np.argsort(mean)), np.argsort(np.argsort(values[80:]))
+    assert np.corrcoef(order, true)[0, 1] > 0.7
+    near, far = found.predict(points[slice(0, 1)])[1], spread.max()
+    assert near < far
+
+
+def test_a_study_whose_space_has_nothing_to_choose_is_left_alone():
+    study = optuna.create_study(sampler=S3Sampler(seed=0, startup=2))
+    for _ in range(5):
+        trial = study.ask({"order1": CategoricalDistribution((2,))})
+        study.tell(trial, 1.0)
+    assert {t.params["order1"] for t in study.trials} == {2}
