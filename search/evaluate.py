@@ -8,6 +8,7 @@ run side by side. The first evaluation is always shared. `Cost` counts what the 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,6 +75,18 @@ class Evaluator:
         self.cost = Cost()
         self._first: dict[tuple[Any, ...], Tensor] = {}
 
+    def on(self, index: Tensor) -> "Evaluator":
+        """An evaluator on some of the seeds, with costs of its own."""
+        goal = self.targets
+        part = replace(
+            goal,
+            seeds=tuple(goal.seeds[i] for i in index.tolist()),
+            noise=goal.noise[index],
+            images=goal.images[index],
+            cond=None if goal.cond is None else goal.cond[index],
+        )
+        return Evaluator(self.teacher, part, self.chunk, self.workers, self.group)
+
     def errors(self, tableaus: Sequence[Tableau], measure: Measure = squared) -> Tensor:
         """The measured error per seed, [candidates, seeds] in float64; not finite where a candidate diverges.
 
@@ -105,11 +118,12 @@ class Evaluator:
                 answers = self._first if level == 0 else {}
                 missing = [here.index(key) for key in dict.fromkeys(here) if key not in answers]
                 self.cost += Cost(count * seeds, len(missing) * seeds)
+                size = max(1, min(self.chunk // seeds, -(-len(missing) // self.workers)))  # no worker waits for another's second batch
                 by_knobs = sorted(missing, key=lambda k: sorted(tableaus[k].evals[level].knobs.items()))
                 calls = [
                     part
                     for _, same in itertools.groupby(by_knobs, key=lambda k: tableaus[k].evals[level].knobs)
-                    for part in _parts(list(same), max(1, self.chunk // seeds))
+                    for part in _parts(list(same), size)
                 ]
                 batches = pool.map(self._ask, itertools.repeat(request), calls, [tableaus[part[0]].evals[level].knobs for part in calls])
                 for part, batch in zip(calls, batches, strict=True):

@@ -93,6 +93,19 @@ def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_anoth
     assert re.fullmatch(r"error: This schedule was fitted for another model .*\n", other.stderr)
 
 
+def test_search_answers_an_unknown_word_and_a_wrong_number_in_one_line():
+    for words, sentence in (
+        (["model=cats"], "digits galaxies gaussian mixture"),
+        (["sampler=magic"], "s3 tpe"),
+        (["colour=red"], "colour"),
+        (["nfe=0"], "nfe"),
+    ):
+        done = run("search.py", *words)
+        assert done.returncode == 1
+        assert re.fullmatch(r"error: .*\n", done.stderr), done.stderr
+        assert sentence in done.stderr
+
+
 def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):
     for words, sentence in (
         (["schedule=/nowhere.json"], "cannot be read"),

@@ -8,6 +8,7 @@ from test_space import random_points
 
 from search.evaluate import Evaluator
 from search.objective import objective, root_mean, squared
+from search.race import Race, clearly_worse
 from search.space import Space
 from search.statistics import interval, ratio
 from solvers import SolverSchedule, Step, compile, initial, preset, sample
@@ -118,3 +119,34 @@ def test_an_unknown_objective_names_the_known_ones():
 
     with pytest.raises(CampaignError, match="rmse, l1, lpips-alex"):
         objective("fid")
+
+
+def test_a_race_without_an_incumbent_is_the_whole_evaluation(scene):
+    teacher, goal = scene
+    space, rmse = Space(teacher.process, teacher.start, teacher.end, 4), objective("rmse")
+    tables = [compile(space.decode(params)) for params in random_points(space, 5)]
+    raced = Race(Evaluator(teacher, goal), rmse).run(tables, None)
+    whole = rmse.together(Evaluator(teacher, goal).errors(tables))
+    assert [r.seeds for r in raced] == [12] * 5
+    assert [r.value for r in raced] == pytest.approx(whole.tolist(), rel=1e-5)
+
+
+def test_a_race_stops_what_is_clearly_worse_and_lets_the_better_and_the_same_finish(scene):
+    teacher, goal = scene
+
+    def table(steps):
+        grid = named_grid("karras", teacher.process, steps, teacher.start, teacher.end)
+        return compile(preset("dpmpp-2m", grid, teacher.process))
+
+    worse, same, better = Race(Evaluator(teacher, goal), objective("rmse")).run([table(3), table(6), table(12)], table(6))
+    assert worse.seeds < 12
+    assert (same.seeds, better.seeds) == (12, 12)
+    assert better.value < same.value < worse.value
+
+
+def test_a_race_stops_an_equal_candidate_no_more_often_than_its_stated_risk():
+    generator, stopped, rounds = torch.Generator().manual_seed(5), 0, 400
+    for _ in range(rounds):
+        mine, other = (torch.randn(48, generator=generator, dtype=torch.float64).exp() for _ in range(2))
+        stopped += any(clearly_worse(mine[:n], other, 0.05 / 3) for n in (16, 32, 48))
+    assert stopped / rounds <= 0.05 + 3 * (0.05 * 0.95 / rounds) ** 0.5

@@ -1,0 +1,78 @@
+"""Racing: a candidate that is clearly worse than the incumbent is stopped before it has cost all its seeds.
+
+The fit seeds come in shuffled blocks. After every block but the last, the candidate's errors are paired with the incumbent's
+on the same seeds; it is stopped when Student's t puts the mean difference above zero at level risk / looks (one-sided,
+Bonferroni over the looks; roots of squared errors, whose tails are short enough for t). A stopped candidate is worth the
+incumbent's value plus the difference of the two on the seeds both have seen.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from search.evaluate import Evaluator
+from search.objective import Objective
+from solvers import Tableau
+
+
+@dataclass(frozen=True)
+class Raced:
+    """A candidate's value (infinite where it diverged) and the seeds that it was given."""
+
+    value: float
+    seeds: int
+
+
+def clearly_worse(errors: Tensor, reference: Tensor, level: float) -> bool:
+    """Whether the errors are worse than the reference's on the same first seeds (paired one-sided t-test at that level), or not finite."""
+    if not errors.isfinite().all():
+        return True
+    n = len(errors)
+    difference = errors.sqrt() - reference[:n].sqrt()
+    return float(difference.mean()) > float(difference.std()) / math.sqrt(n) * float(student.ppf(1 - level, n - 1))
+
+
+class Race:
+    """Scores candidates block by block against an incumbent.
+
+    blocks  looks + 1; 1 switches racing off
+    risk    the chance that a candidate no worse than the incumbent is stopped
+    """
+
+    def __init__(self, evaluator: Evaluator, objective: Objective, blocks: int = 4, risk: float = 0.05) -> None:
+        seeds = len(evaluator.targets.seeds)
+        self.objective, self._level = objective, risk / max(1, blocks - 1)
+        order = torch.randperm(seeds, generator=torch.Generator().manual_seed(seeds))
+        self._blocks = [evaluator.on(part) for part in order.split(-(-seeds // blocks))]
+        self._incumbent: tuple[Tableau, Tensor] | None = None
+
+    def run(self, tableaus: Sequence[Tableau], incumbent: Tableau | None) -> list[Raced]:
+        """The candidates' values; without an incumbent all get every seed."""
+        reference = None if incumbent is None else self._errors_of(incumbent)
+        seen: list[list[Tensor]] = [[] for _ in tableaus]
+        alive = list(range(len(tableaus)))
+        for look, block in enumerate(self._blocks, 1):
+            if alive:
+                for index, errors in zip(alive, block.errors([tableaus[k] for k in alive], self.objective.measure), strict=True):
+                    seen[index].append(errors)
+            if reference is not None and look < len(self._blocks):
+                alive = [k for k in alive if not clearly_worse(torch.cat(seen[k]), reference, self._level)]
+        return [self._raced(torch.cat(errors), reference) for errors in seen]
+
+    def _errors_of(self, incumbent: Tableau) -> Tensor:
+        """The incumbent's errors per seed, in the order of the blocks; kept as long as it is the incumbent."""
+        if self._incumbent is None or self._incumbent[0] != incumbent:
+            errors = torch.cat([block.errors([incumbent], self.objective.measure)[0] for block in self._blocks])
+            self._incumbent = (incumbent, errors)
+        return self._incumbent[1]
+
+    def _raced(self, errors: Tensor, reference: Tensor | None) -> Raced:
+        together, n = self.objective.together, len(errors)
+        value = float(together(errors))
+        if reference is not None and n < len(reference):
+            value += float(together(reference)) - float(together(reference[:n]))
+        return Raced(value if math.isfinite(value) else math.inf, n)
