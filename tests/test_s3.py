@@ -9,6 +9,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.predictor import Points, Predictor
+from search.ranks import ranked
 from search.s3 import Encoding, S3Sampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,3 +92,12 @@ def test_a_study_whose_space_has_nothing_to_choose_is_left_alone():
         trial = study.ask({"order1": CategoricalDistribution((2,))})
         study.tell(trial, 1.0)
     assert {t.params["order1"] for t in study.trials} == {2}
+
+
+def test_on_a_bent_surface_the_predictor_ranks_what_comes_next_better_than_a_straight_line():
+    study = optimised(optuna.samplers.RandomSampler(seed=2), 160)
+    found = ranked(study.trials, SPACE)
+    assert [r.seen for r in found] == [40, 80, 120]
+    assert found[-1].taus["process"] > 0.5
+    assert found[-1].taus["process"] > found[-1].taus["linear"]
+    assert ranked(study.trials[:30], SPACE) == []

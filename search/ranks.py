@@ -1,0 +1,66 @@
+"""How well the predictor ranks candidates before they are scored, beside predictors that anyone could write.
+
+At several moments of a campaign each is given the trials so far and ranks the next ones; Kendall's tau compares the ranking
+with what they then scored: 1 is the same order, 0 none. (Proposals that were chosen to be good are hard to tell apart, so
+tau falls as a search converges.)
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+from scipy.stats import kendalltau
+
+from search.predictor import Array, Points, Predictor
+from search.s3 import Encoding
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """Kendall's tau of each predictor on the `ahead` trials that followed the first `seen`."""
+
+    seen: int
+    ahead: int
+    taus: dict[str, float]
+
+
+def _process(seen: Points, values: Array, ahead: Points) -> Array:
+    return Predictor.fit(seen, values).predict(ahead)[0]
+
+
+def _linear(seen: Points, values: Array, ahead: Points) -> Array:
+    """Ridge regression of the log value on numbers and one-hot words."""
+    width = max(int(seen.words.max(initial=0)), int(ahead.words.max(initial=0))) + 1
+
+    def features(points: Points) -> Array:
+        hot = (points.words[..., None] == np.arange(width)).reshape(len(points.words), -1)
+        return np.concatenate([np.ones((len(points.numbers), 1)), points.numbers, hot], 1)
+
+    x = features(seen)
+    return features(ahead) @ np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ np.log(values))
+
+
+def _nearest(seen: Points, values: Array, ahead: Points) -> Array:
+    """The mean of the five nearest trials."""
+    gaps = ((ahead.numbers[:, None] - seen.numbers) ** 2).sum(-1) + 0.1 * (ahead.words[:, None] != seen.words).sum(-1)
+    return values[np.argsort(gaps, 1)[:, :5]].mean(1)
+
+
+PREDICTORS: dict[str, Callable[[Points, Array, Points], Array]] = {"process": _process, "linear": _linear, "nearest": _nearest}
+
+
+def ranked(trials: Sequence[FrozenTrial], distributions: dict[str, BaseDistribution], ahead: int = 40) -> list[Ranked]:
+    """The predictors' ranks over a campaign, at every `ahead` finished trials; empty for a short one."""
+    done = [trial for trial in trials if trial.value is not None and trial.value > 0]
+    points = Encoding(distributions).points([trial.params for trial in done])
+    values = np.array([trial.value for trial in done], dtype=np.float64)
+    found: list[Ranked] = []
+    for seen in range(ahead, len(done) - ahead + 1, ahead):
+        past, next_ones = points[slice(seen)], points[slice(seen, seen + ahead)]
+        taus = {
+            name: float(kendalltau(predict(past, values[:seen], next_ones), values[seen : seen + ahead])[0])
+            for name, predict in PREDICTORS.items()
+        }
+        found.append(Ranked(seen, ahead, {name: tau if np.isfinite(tau) else 0.0 for name, tau in taus.items()}))
+    return found
