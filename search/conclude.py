@@ -15,6 +15,7 @@ from search import baselines, report, result, tracker, tune
 from search.campaign import Campaign, cores
 from search.errors import CampaignError
 from search.objective import objective
+from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored
 from search.statistics import interval, ratio
 from solvers import Provenance, ScheduleFile, Score, SolverSchedule, compile, save
@@ -33,13 +34,13 @@ def conclude(
 ) -> Result:
     """Choose on `select`, report on `test`, write the files."""
     settings, teacher = campaign.settings, campaign.teacher
-    ranked = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: settings.budget.finalists]
-    if not ranked:
+    best_first = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: settings.budget.finalists]
+    if not best_first:
         raise CampaignError("Every candidate diverged; nothing can be exported.")
-    finalists = [campaign.space.decode(t.params) for t in ranked]
+    finalists = [campaign.space.decode(t.params) for t in best_first]
     select = campaign.scores([compile(s) for s in finalists], "select")
-    winner = min(range(len(ranked)), key=select.__getitem__)
-    found, trial = finalists[winner], ranked[winner]
+    winner = min(range(len(best_first)), key=select.__getitem__)
+    found, trial = finalists[winner], best_first[winner]
     curves = tune.other_budgets(campaign, known)
     reads = _count_read(campaign)
     test = campaign.on("test")
@@ -53,7 +54,7 @@ def conclude(
     ]
     path = campaign.directory / f"{campaign.name}.schedule.json"
     file = export(campaign, path, found, trial.number, targets, scored[0], scored[1], reads)
-    chosen = dict(zip((t.number for t in ranked), select, strict=True))
+    chosen = dict(zip((t.number for t in best_first), select, strict=True))
     outcome = Result(
         model=teacher.name,
         nfe=settings.nfe,
@@ -74,6 +75,7 @@ def conclude(
         known_cost=costs[1],
         seconds=time.monotonic() - started,
         test_reads=reads,
+        ranks=tuple(ranked(trials, campaign.space.distributions())),
         machine=f"{platform.machine()}, {settings.workers or cores()} cores, torch {torch.__version__}",
     )
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}

@@ -6,23 +6,16 @@ tau falls as a search converges.)
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import msgspec
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from scipy.stats import kendalltau
 
 from search.predictor import Array, Points, Predictor
+from search.result import Ranked
 from search.s3 import Encoding
-
-
-class Ranked(msgspec.Struct, frozen=True):
-    """Kendall's tau of each predictor on the `ahead` trials that followed the first `seen`."""
-
-    seen: int
-    ahead: int
-    taus: dict[str, float]
 
 
 def _process(seen: Points, values: Array, ahead: Points) -> Array:
@@ -58,9 +51,11 @@ def ranked(trials: Sequence[FrozenTrial], distributions: dict[str, BaseDistribut
     found: list[Ranked] = []
     for seen in range(ahead, len(done) - ahead + 1, ahead):
         past, next_ones = points[slice(seen)], points[slice(seen, seen + ahead)]
-        taus = {
-            name: float(kendalltau(predict(past, values[:seen], next_ones), values[seen : seen + ahead])[0])
-            for name, predict in PREDICTORS.items()
-        }
-        found.append(Ranked(seen, ahead, {name: tau if np.isfinite(tau) else 0.0 for name, tau in taus.items()}))
+        taus = {name: _tau(predict(past, values[:seen], next_ones), values[seen : seen + ahead]) for name, predict in PREDICTORS.items()}
+        found.append(Ranked(seen, ahead, taus))
     return found
+
+
+def _tau(one: Array, other: Array) -> float:
+    tau: Any = kendalltau(one, other)
+    return float(tau.statistic) if np.isfinite(tau.statistic) else 0.0

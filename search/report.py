@@ -157,11 +157,20 @@ def _facts(result: Result) -> dict[str, str]:
             for who, c in cost.items()
         },
         "trials": f"{len(result.trials):,} ({sum(t.fit is None for t in result.trials):,} diverged)",
+        **({"predictor": _ranks(result)} if result.ranks else {}),
         "time": _duration(result.seconds),
         "machine": result.machine,
         "test seeds read": "once" if reads == 1 else f"{reads} times; the intervals do not account for repeated reading",
         "schedule": f"{Path(result.schedule_file).name}, id {result.schedule_id}",
     }
+
+
+def _ranks(result: Result) -> str:
+    def words(taus: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {tau:.2f}" for name, tau in taus.items())
+
+    moments = "; ".join(f"after {r.seen}: {words(r.taus)}" for r in result.ranks)
+    return f"Kendall's tau of the ranking of the next {result.ranks[0].ahead} trials with their values, {moments}"
 
 
 def _page(result: Result, schedule: SolverSchedule, made: Sequence[Picture], images: Mapping[str, Tensor]) -> str:

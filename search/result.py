@@ -71,6 +71,14 @@ class Cost(msgspec.Struct, frozen=True):
         return Cost(self.logical + other.logical, self.physical + other.physical)
 
 
+class Ranked(msgspec.Struct, frozen=True):
+    """Kendall's tau of each predictor on the `ahead` trials that followed the first `seen`."""
+
+    seen: int
+    ahead: int
+    taus: dict[str, float]
+
+
 class Result(msgspec.Struct, frozen=True):
     """A campaign's outcome.
 
@@ -78,6 +86,7 @@ class Result(msgspec.Struct, frozen=True):
     others            further known solvers on test seeds: every preset's best grid
     curves            for other budgets, the best known solvers on `select` (not test): [Known]
     known             every tuned known solver, best first
+    ranks             how well the predictor ranked trials before they were scored
     """
 
     model: str
@@ -100,6 +109,7 @@ class Result(msgspec.Struct, frozen=True):
     seconds: float
     test_reads: int
     machine: str
+    ranks: tuple[Ranked, ...] = ()
 
 
 def write(result: Result, path: Path) -> None:

@@ -20,29 +20,23 @@ from solvers import ScheduleError, compile
 
 
 class Proposals:
-    """Optuna's sampler in front of a copy of the study in memory, where asking costs milliseconds and commits nothing."""
+    """Optuna's sampler in front of a copy of the finished trials in memory, where asking commits nothing and numbers are the same again."""
 
     def __init__(self, campaign: Campaign, known: Sequence[Known]) -> None:
         self._campaign = campaign
         self._queue = enqueued(campaign, known)
         self._distributions = campaign.space.distributions()
-        self._memory = optuna.create_study()
-        self._learned = 0
 
     def generation(self, number: int, before: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The candidates of a generation, unscored: what is still queued, then what the sampler asks for, given the trials before."""
         settings = self._campaign.settings
         size = settings.budget.generation
-        self._memory.add_trials(before[self._learned :])
-        self._learned = len(before)
+        memory = optuna.create_study(sampler=sampler(settings.sampler.name, settings.seed, number, **settings.sampler.options))
+        memory.add_trials(before)
         found = [self._trial(params, {"origin": origin}, {}) for params, origin in self._queue[number * size : (number + 1) * size]]
-        self._memory.sampler = sampler(settings.sampler.name, settings.seed, number, **settings.sampler.options)
-        asked = [self._memory.ask(self._distributions) for _ in range(size - len(found))]
-        for trial in asked:
-            frozen = self._memory.trials[trial.number]
-            found.append(self._trial(trial.params, {}, frozen.system_attrs))
-        for trial in asked:  # their scored twins are added with the next generation
-            self._memory.tell(trial, state=TrialState.FAIL)
+        for _ in range(size - len(found)):
+            trial = memory.ask(self._distributions)
+            found.append(self._trial(trial.params, {}, memory.trials[trial.number].system_attrs))
         return found
 
     def _trial(self, params: Params, user: dict[str, Any], system: dict[str, Any]) -> FrozenTrial:

@@ -29,7 +29,7 @@ SMALL = {
     "space": OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "space" / "full.yaml")),
     "seeds": {"fit": 16, "select": 32, "test": 64},
     "budget": {"trials": 40, "generation": 8, "finalists": 4},
-    "sampler": {"name": "tpe", "options": {"n_startup_trials": 0}},
+    "sampler": {"name": "s3"},
     "tracker": {"mode": "disabled"},
     "perceptual": [],
 }
