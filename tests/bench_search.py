@@ -1,0 +1,104 @@
+"""`make bench-search`: how many network evaluations each sampler needs. Cells are kept, so it can be stopped and resumed.
+
+    python tests/bench_search.py [MODEL NFE SAMPLER SEED ...]     without words: every cell of PLAN that is missing, then the table
+
+Every sampler gets the same known solvers to start from, the same evaluator without racing, the same number of trials. A cell is
+one campaign in memory: after every 40 trials the evaluations so far, the best value on fit seeds, and that candidate's error
+on test seeds. The table is the median over study seeds; "to reach TPE" counts evaluations to TPE's last median on fit.
+"""
+
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from search.campaign import campaign
+from search.settings import settings
+from search.study import Proposals, scored
+from search.tune import tune_known
+from solvers import compile
+from solvers.atomic import write_atomically
+
+CELLS = Path(__file__).parents[1] / "docs" / "bench-search"
+TRIALS, EVERY = 400, 40
+NUMBERS_ONLY = {"order": [2], "space": ["x0"], "domain": ["lambda"], "moment": ["bh2"], "corrector": [0], "relax": [1, 1], "label": [0, 0]}
+SAMPLERS = {  # name -> sampler, its options, its space
+    "random": ("random", {}, {}),
+    "tpe": ("tpe", {"n_startup_trials": 0}, {}),
+    "cmaes on times": ("cmaes", {"warn_independent_sampling": False}, NUMBERS_ONLY),
+    "evolution": ("s3", {"pool": 1}, {}),
+    "s3": ("s3", {}, {}),
+}
+PLAN = list(itertools.product(("digits", "galaxies"), (5, 8), range(5), SAMPLERS))
+
+
+def cell(model: str, nfe: int, name: str, seed: int) -> Path:
+    return CELLS / f"{model}-{nfe}-{name.replace(' ', '-')}-{seed}.json"
+
+
+def run(model: str, nfe: int, name: str, seed: int) -> None:
+    """One campaign in memory."""
+    word, options, space = SAMPLERS[name]
+    directory = Path("campaigns") / f"bench-{model}-nfe{nfe}"
+    directory.mkdir(parents=True, exist_ok=True)
+    asked = settings(
+        {"model": {"name": model}, "nfe": nfe, "seed": seed, "sampler": {"name": word, "options": options}, "space": space}
+        | {"directory": str(directory), "budget": {"trials": TRIALS}}
+    )
+    with Progress() as progress:
+        ours = campaign(asked, progress)
+        known, _ = tune_known(ours)
+        proposals, trials, points = Proposals(ours, known), [], []
+        task = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS)
+        fit = ours.on("fit")
+        while len(trials) < TRIALS:
+            proposed = proposals.generation(len(trials) // asked.budget.generation, trials)
+            values = ours.scores([compile(ours.space.decode(t.params)) for t in proposed], "fit")
+            for trial, value in zip(proposed, values, strict=True):
+                made = scored(trial, value)
+                made.number = len(trials)
+                trials.append(made)
+            progress.update(task, completed=len(trials))
+            if len(trials) % EVERY == 0:
+                best = min((t for t in trials if t.value is not None), key=lambda t: t.value)
+                error = ours.scores([compile(ours.space.decode(best.params))], "test")[0]
+                points.append({"trials": len(trials), **vars_of(fit.cost), "fit": best.value, "test": error})
+    write_atomically(cell(model, nfe, name, seed), (json.dumps(points) + "\n").encode())
+
+
+def vars_of(cost) -> dict[str, int]:
+    return {"logical": cost.logical, "physical": cost.physical}
+
+
+def table() -> str:
+    """Medians over the study seeds that are there."""
+    lines = ["| model, NFE | sampler | seeds | fit | test | evaluations to reach TPE's last value |", "|---|---|---|---|---|---|"]
+    for model, nfe in itertools.product(("digits", "galaxies"), (5, 8)):
+        found = {name: [json.loads(p.read_text()) for s in range(99) if (p := cell(model, nfe, name, s)).exists()] for name in SAMPLERS}
+        if not found["tpe"]:
+            continue
+        goal = statistics.median(curve[-1]["fit"] for curve in found["tpe"])
+        whole = statistics.median(curve[-1]["logical"] for curve in found["tpe"])
+        for name, curves in found.items():
+            if not curves:
+                continue
+            ends = [statistics.median(curve[-1][block] for curve in curves) for block in ("fit", "test")]
+            needed = [next((p["logical"] for p in curve if p["fit"] <= goal), None) for curve in curves]
+            reached = sorted(n / whole for n in needed if n is not None)
+            share = f"{statistics.median(reached):.2f} of TPE's budget, {len(reached)} of {len(curves)}" if reached else "none did"
+            lines.append(f"| {model}, {nfe} | {name} | {len(curves)} | {ends[0]:.4f} | {ends[1]:.4f} | {share} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    words = sys.argv[1:]
+    plan = [(words[0], int(words[1]), int(s), words[2]) for s in words[3:]] if words else PLAN
+    for model, nfe, seed, name in plan:
+        if not cell(model, nfe, name, seed).exists():
+            run(model, nfe, name, seed)
+    print(table())
