@@ -64,7 +64,9 @@ def conclude(
         others=tuple(scored[2:]),
         curves=tuple(curves),
         known=tuple(known),
-        trials=tuple(Finished(t.number, t.value, chosen.get(t.number), t.user_attrs.get("origin", "")) for t in trials),
+        trials=tuple(
+            Finished(t.number, t.value, chosen.get(t.number), t.user_attrs.get("origin", ""), t.user_attrs.get("seeds", 0)) for t in trials
+        ),
         schedule_file=str(path),
         schedule_id=file.id,
         teacher_nfe=targets.nfe,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from search.evaluate import Evaluator
 from search.objective import Objective
+from search.result import Cost
 from solvers import Tableau
 
 
@@ -49,6 +50,11 @@ class Race:
         order = torch.randperm(seeds, generator=torch.Generator().manual_seed(seeds))
         self._blocks = [evaluator.on(part) for part in order.split(-(-seeds // blocks))]
         self._incumbent: tuple[Tableau, Tensor] | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """What all blocks have cost so far."""
+        return sum((block.cost for block in self._blocks), Cost())
 
     def run(self, tableaus: Sequence[Tableau], incumbent: Tableau | None) -> list[Raced]:
         """The candidates' values; without an incumbent all get every seed."""

@@ -145,6 +145,7 @@ def snippet(result: Result, schedule: SolverSchedule, shape: Sequence[int]) -> s
 
 def _facts(result: Result) -> dict[str, str]:
     seeds, reads = result.seeds, result.test_reads
+    stopped = sum(t.fit is not None and 0 < t.seeds < seeds.get("fit", 0) for t in result.trials)
     cost = {"search": result.search_cost, "known solvers": result.known_cost}
     return {
         "model": result.model,
@@ -156,7 +157,7 @@ def _facts(result: Result) -> dict[str, str]:
             f"cost, {who}": f"{c.logical:,} evaluations of one sample, {c.physical:,} run (shared beginnings once)"
             for who, c in cost.items()
         },
-        "trials": f"{len(result.trials):,} ({sum(t.fit is None for t in result.trials):,} diverged)",
+        "trials": f"{len(result.trials):,} ({sum(t.fit is None for t in result.trials):,} diverged, {stopped:,} stopped early)",
         **({"predictor": _ranks(result)} if result.ranks else {}),
         "time": _duration(result.seconds),
         "machine": result.machine,

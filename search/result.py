@@ -52,12 +52,16 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """One trial of the search: its number, its value on `fit` (None if it diverged), and on `select` if it was a finalist."""
+    """One trial of the search: its number, its value on `fit` (None if it diverged), and on `select` if it was a finalist.
+
+    seeds: how many fit seeds it saw; fewer than all if it was stopped, and then its value is an estimate.
+    """
 
     number: int
     fit: float | None
     select: float | None = None
     origin: str = ""
+    seeds: int = 0
 
 
 class Cost(msgspec.Struct, frozen=True):

@@ -34,12 +34,16 @@ class Budget(_Settings, frozen=True):
     trials      candidates the search may score on `fit`
     known       tuned known solvers, at least; none: as many as trials
     generation  candidates that are proposed and scored together
+    blocks      blocks of fit seeds after each of which a candidate clearly worse than the best is stopped; 1: never
+    risk        the chance to stop a candidate that is no worse
     finalists   how many of each side are scored again on `select`
     """
 
     trials: Count = 400
     known: Count | None = None
     generation: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
+    blocks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    risk: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     finalists: Count = 16
 
 

@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import baselines, storage, tracker
 from search.campaign import Campaign
+from search.race import Race
 from search.result import Cost, Known
 from search.samplers import sampler
 from search.space import Params
-from solvers import ScheduleError, compile
+from solvers import ScheduleError, Tableau, compile
 
 
 class Proposals:
@@ -59,30 +60,50 @@ def explore(campaign: Campaign, known: Sequence[Known], mirror: tracker.Mirror) 
     study = storage.open_study(url, campaign.name)
     trials = storage.finished(study)
     size, proposals = settings.budget.generation, Proposals(campaign, known)
-    best = min((t.value for t in trials if t.value is not None), default=math.inf)
-    task = campaign.progress.add_task("search", total=settings.budget.trials, completed=len(trials))
     if len(trials) < settings.budget.trials:
         campaign.on("fit")  # so that its progress bar comes first
+    best = min((t.value for t in trials if t.value is not None), default=math.inf)
+    race = Race(campaign.on("fit"), campaign.objective, settings.budget.blocks, settings.budget.risk)
+    task = campaign.progress.add_task("search", total=settings.budget.trials, completed=len(trials))
     while len(trials) < settings.budget.trials:
         generation = len(trials) // size
         proposed = proposals.generation(generation, trials[: generation * size])
         missing = proposed[len(trials) - generation * size :][: settings.budget.trials - len(trials)]
-        values = campaign.scores([compile(campaign.space.decode(trial.params)) for trial in missing], "fit")
-        made = [scored(trial, value) for trial, value in zip(missing, values, strict=True)]
-        storage.record(study, made)
-        for number, (trial, value) in enumerate(zip(made, values, strict=True), len(trials)):
-            best = min(best, value)
+        storage.record(study, run(campaign, race, missing, incumbent(campaign, trials[: generation * size])))
+        for number, trial in enumerate(missing, len(trials)):
+            best = min(best, math.inf if trial.value is None else trial.value)
             mirror.trial(number, trial.value, best)
         trials = storage.finished(study)
         campaign.progress.update(task, completed=len(trials), description=f"search, best {best:.4f}")
-    campaign.progress.update(task, completed=len(trials))
     return trials, cost_of(campaign, trials)
 
 
+def run(campaign: Campaign, race: Race, trials: Sequence[FrozenTrial], against: Tableau | None) -> Sequence[FrozenTrial]:
+    """Score trials in place. They keep how many seeds they saw, and the first one what the network did for all of them."""
+    before = race.cost
+    raced = race.run([compile(campaign.space.decode(trial.params)) for trial in trials], against)
+    for trial, score in zip(trials, raced, strict=True):
+        scored(trial, score.value).user_attrs["seeds"] = score.seeds
+    trials[0].user_attrs["evaluations"] = race.cost.physical - before.physical
+    return trials
+
+
+def finishers(trials: Sequence[FrozenTrial], seeds: int) -> list[FrozenTrial]:
+    """The trials that were scored on every fit seed, best first."""
+    whole = [trial for trial in trials if trial.value is not None and trial.user_attrs.get("seeds", seeds) == seeds]
+    return sorted(whole, key=lambda trial: trial.value or 0.0)
+
+
+def incumbent(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Tableau | None:
+    """The best table so far, against which the next ones race."""
+    best = finishers(trials, campaign.settings.seeds.fit)
+    return compile(campaign.space.decode(best[0].params)) if best else None
+
+
 def cost_of(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Cost:
-    """What the trials cost: each asks nfe evaluations per fit seed, and shares the first one with all others."""
-    seeds, nfe = campaign.settings.seeds.fit, campaign.settings.nfe
-    return Cost(len(trials) * nfe * seeds, (len(trials) * (nfe - 1) + 1) * seeds)
+    """What the trials cost: nfe evaluations per seed they saw, and what the network did (shared beginnings once, incumbents again)."""
+    asked = sum(trial.user_attrs.get("seeds", 0) for trial in trials) * campaign.settings.nfe
+    return Cost(asked, sum(trial.user_attrs.get("evaluations", 0) for trial in trials))
 
 
 def enqueued(campaign: Campaign, known: Sequence[Known]) -> list[tuple[Params, str]]:

@@ -84,7 +84,8 @@ def test_the_search_starts_from_the_known_solvers_and_its_best_is_never_worse_on
     _, outcome = finished
     enqueued = [t for t in outcome.trials if t.origin]
     assert [t.number for t in enqueued] == list(range(len(enqueued)))
-    in_space = {t.origin: t.fit for t in enqueued}
+    in_space = {t.origin: t.fit for t in enqueued if t.seeds == 16}  # the others were stopped: their values are estimates
+    assert in_space
     for known in outcome.known:
         if known.name in in_space:
             assert in_space[known.name] == pytest.approx(known.fit, rel=1e-3)
