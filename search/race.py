@@ -44,7 +44,7 @@ class Race:
     risk    the chance that a candidate no worse than the incumbent is stopped
     """
 
-    def __init__(self, evaluator: Evaluator, objective: Objective, blocks: int = 4, risk: float = 0.05) -> None:
+    def __init__(self, evaluator: Evaluator, objective: Objective, blocks: int = 8, risk: float = 0.05) -> None:
         seeds = len(evaluator.targets.seeds)
         self.objective, self._level = objective, risk / max(1, blocks - 1)
         order = torch.randperm(seeds, generator=torch.Generator().manual_seed(seeds))

@@ -96,7 +96,7 @@ class S3Sampler(BaseSampler):
         done = done[: self._memory]
         encoding = Encoding(search_space)
         points = encoding.points([t.params for t in done])
-        children = self._breed(rng, points[slice(self._parents)], encoding)
+        children = self._breed(rng, _apart(points, self._parents), encoding)
         if self._pool > 1:
             values = sign * np.array([t.value for t in done], dtype=np.float64)
             values = values if (values > 0).all() else np.exp((values - values[0]) / (values.std() or 1.0))
@@ -134,6 +134,16 @@ class S3Sampler(BaseSampler):
         changed = rng.random(words.shape) < changes
         words = np.where(changed, rng.integers(0, np.maximum(encoding.choices, 1), words.shape), words)
         return Points(numbers, words)
+
+
+def _apart(points: Points, count: int, radius: float = 0.02) -> Points:
+    """The first `count` points that are not near copies of an earlier one, so that one lucky family does not breed alone."""
+    kept: list[int] = []
+    for i in range(len(points.numbers)):
+        gap = ((points.numbers[kept] - points.numbers[i]) ** 2).mean(1) ** 0.5 + (points.words[kept] != points.words[i]).mean(1)
+        if len(kept) < count and (gap > radius).all():
+            kept.append(i)
+    return points[np.array(kept)]
 
 
 def _step(name: str) -> str:

@@ -23,7 +23,7 @@ class Named(_Settings, frozen=True):
 class Seeds(_Settings, frozen=True):
     """How many seeds of each block."""
 
-    fit: Count = 64
+    fit: Count = 128
     select: Count = 128
     test: Count = 256
 
@@ -42,7 +42,7 @@ class Budget(_Settings, frozen=True):
     trials: Count = 400
     known: Count | None = None
     generation: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
-    blocks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    blocks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     risk: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     finalists: Count = 16
 

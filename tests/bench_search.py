@@ -47,7 +47,7 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     asked = settings(
         {"model": {"name": model}, "nfe": nfe, "seed": seed, "sampler": {"name": word, "options": options}, "space": space}
-        | {"directory": str(directory), "budget": {"trials": TRIALS}}
+        | {"directory": str(directory), "budget": {"trials": TRIALS}, "seeds": {"fit": 64}}
     )
     with Progress() as progress:
         ours = campaign(asked, progress)
