@@ -1,10 +1,11 @@
-"""Presets of the multistep method: choices of space, domain, order, moment and corrector need no code of their own."""
+"""The multistep method, and its presets of first order: choices of space, domain, order and moment need no code of their own."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from . import multistep
-from .family import Family, Method, Preset, StepsOf, one_of
+from .conventions import steps_of
+from .family import Family, Method, Preset
 from .process import Process, name_of
 from .schedule import Step
 
@@ -15,36 +16,16 @@ def natural(process: Process) -> dict[str, Any]:
 
 
 def _ddim(times: Sequence[float], process: Process, eta: float = 0.0) -> list[Step]:
-    return [Step(to=t, eta=eta) for t in times[1:]]
+    return steps_of(times, 1, eta=eta)
 
 
 def _euler(times: Sequence[float], process: Process) -> list[Step]:
-    return [Step(to=t, **natural(process)) for t in times[1:]]
+    return steps_of(times, 1, **natural(process))
 
 
-def _dpmpp_2m(times: Sequence[float], process: Process, moment: str = "bh2") -> list[Step]:
-    return [Step(to=t, order=min(2, i + 1), moment=moment) for i, t in enumerate(times[1:])]  # pyright: ignore[reportArgumentType]
-
-
-def _unipc(order: int) -> StepsOf:
-    def steps(times: Sequence[float], process: Process, moment: str = "bh2", tail: str = "lower") -> list[Step]:
-        one_of("tail", tail, ("lower", "full"))
-        count = len(times) - 1
-        orders = [min(order, i + 1, *([count - i] if tail == "lower" else [])) for i in range(count)]
-        return [
-            Step(to=t, order=p, corrector=p if i + 1 < count else 0, moment=moment)  # pyright: ignore[reportArgumentType]
-            for i, (t, p) in enumerate(zip(times[1:], orders, strict=True))
-        ]
-
-    return steps
-
-
-def _ipndm(times: Sequence[float], process: Process, order: int = 4) -> list[Step]:
-    return [Step(to=t, space="eps", domain="index", order=min(order, i + 1)) for i, t in enumerate(times[1:])]
-
-
-def _deis_tab3(times: Sequence[float], process: Process) -> list[Step]:
-    return [Step(to=t, space="eps", domain="t", order=min(4, i + 1)) for i, t in enumerate(times[1:])]
+def _gradient_estimation(times: Sequence[float], process: Process, gamma: float = 2.0) -> list[Step]:
+    # d_s + (gamma - 1) (d_s - d_before): Adams-Bashforth's 3/2, -1/2 with the difference relaxed to gamma - 1
+    return steps_of(times, 2, space=natural(process)["space"], domain="index", relax=2 * (gamma - 1))
 
 
 FAMILY = Family(
@@ -52,10 +33,6 @@ FAMILY = Family(
     presets={
         "ddim": Preset(_ddim, 1, 1, "Song et al. 2021 (DDIM), eq. 12 and 16; option eta"),
         "euler": Preset(_euler, 1, 1, "Karras et al. 2022 (EDM); flow: Liu et al. 2022"),
-        "dpmpp-2m": Preset(_dpmpp_2m, 2, 2, "Lu et al. 2022 (DPM-Solver++), algorithm 2; option moment"),
-        "unipc-2": Preset(_unipc(2), 2, 2, "Zhao et al. 2023 (UniPC), order 2; options moment, tail"),
-        "unipc-3": Preset(_unipc(3), 2, 2, "Zhao et al. 2023 (UniPC), order 3; options moment, tail"),
-        "ipndm": Preset(_ipndm, 2, 1, "Zhang and Chen 2023 (DEIS), section 3.3; Liu et al. 2022 (PNDM); option order"),
-        "deis-tab3": Preset(_deis_tab3, 4, 4, "Zhang and Chen 2023 (DEIS), eq. 15, cubic in t"),
+        "gradient-estimation": Preset(_gradient_estimation, 1, 1, "Permenter and Yuan 2024, algorithm 2; option gamma"),
     },
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .diffusion import Diffusion
 from .errors import ScheduleError
 from .quadrature import Node, node, transfer, weights
 from .schedule import SolverSchedule, Step
@@ -92,9 +93,16 @@ class Builder:
             label = torch.tensor(step.label, dtype=torch.float64)
         self.history.append(self.ask(slot, self.nodes[i], form, label, step.knobs))
 
-    def correct(self, form: Form) -> None:
-        """Replace the current state, not the evaluation made there."""
-        self.states[-1] = self.write(f"c{len(self.states) - 1}", self.nodes[len(self.states) - 1], form)
+    def correct(self, form: Form, mode: str = "pec") -> None:
+        """Replace the current state; the evaluation made there stays ("pec") or is made again at the new state ("pece")."""
+        slot, predicted = f"c{len(self.states) - 1}", self.history[-1]
+        if mode == "pece":
+            asked = self.rows[-1].evaluation
+            assert asked is not None  # a corrector follows the evaluation it uses
+            self.history[-1] = self.ask(slot, predicted.node, form, torch.as_tensor(asked.label), asked.knobs)
+        else:
+            self.write(slot, predicted.node, form)
+        self.states[-1] = slot
 
     def noise(self) -> str:
         """The next noise slot."""
@@ -112,22 +120,23 @@ class Builder:
         One tensor is then alive instead of two (state and answer), as in the methods' own implementations.
         """
         later = [step for k, step in enumerate(self.steps) if k > i and max(step.order, step.corrector) > k - i]
-        for space in sorted({step.space for step in later} - {"x0"}):
-            evaluated = self.history[i]
+        evaluated = self.history[i]
+        lost = ("lambda", "rho") if evaluated.node.pure else ()  # where this node lies at infinity, so that nothing reads it
+        for space in sorted({step.space for step in later if step.domain not in lost} - {"x0"}):
             form = evaluated.form(space)
             self.registers[space, evaluated.answer] = self.write(f"{space}{evaluated.answer[1:]}", evaluated.node, form)
 
     def step_form(self, step: Step, s: Evaluated, t: Node, others: list[Evaluated], state: str, relax: float = 1.0) -> Form:
         """The formula of `quadrature` from s to t with the other evaluations as nodes, as a linear form."""
         process = self.schedule.process
-        eta = step.eta if step.noise == "sde" else 0.0
+        diffusion = Diffusion.of(step, t.clean)
         space = "x0" if step.space == "eps" and s.node.pure else step.space
-        keep, gain = transfer(space, s.node, t, eta)
+        keep, gain = transfer(space, s.node, t, diffusion)
         base = self.output(s, space)
         form: Form = {state: keep}
         add(form, gain, base)
         nodes = [other.node for other in others]
-        for other, c in zip(others, weights(step.space, step.domain, step.moment, process, s.node, t, nodes, eta), strict=True):
+        for other, c in zip(others, weights(step.space, step.domain, step.moment, process, s.node, t, nodes, diffusion), strict=True):
             add(form, c * relax, self.output(other, step.space))
             add(form, -c * relax, self.output(s, step.space))
         return form

@@ -1,20 +1,21 @@
 """Adams methods in any space and domain: predictor, corrector, noise.
 
 Predictor of order p: nodes are the last p evaluations. Corrector of order c: the last c and the new one; the network is
-asked once, at the predicted state, and the next step starts from the corrected one (PEC; Zhao et al. 2023, UniPC).
+asked at the predicted state, and the next step starts from the corrected one (PEC; Zhao et al. 2023, UniPC); in mode PECE it
+is asked again there (Xue et al. 2023, SA-Solver). Both formulas receive the same noise.
 Exact in (x0, lambda): DPM-Solver++ and exponential Adams; (eps, t): DEIS; (eps, rho): LMS; (eps, index): iPNDM.
 
-Noise, on the way to (alpha_t, sigma_t) with h = lambda_t - lambda_s > 0:
-    ancestral  c = eta sigma_t sqrt(1 - e^(-2h)); the deterministic step goes to sigma_d = sqrt(sigma_t^2 - c^2)  (DDIM-eta, eq. 16)
-    sde        c = sigma_t sqrt(1 - e^(-2 eta h)), with the drift of `quadrature`  (Xue et al. 2023)
+Ancestral noise, with h = lambda_t - lambda_s: c = eta sigma_t sqrt(1 - e^(-2h)); the deterministic step goes to
+sigma_d = sqrt(sigma_t^2 - c^2) (DDIM-eta, eq. 16). The other kinds change the drift: `diffusion.py`.
 """
 
 from dataclasses import replace
 
 import torch
 
-from .build import Builder, add
-from .quadrature import Node
+from .build import Builder, Form
+from .diffusion import Diffusion
+from .quadrature import Node, injected
 
 
 def rows(builder: Builder, i: int) -> None:
@@ -22,23 +23,20 @@ def rows(builder: Builder, i: int) -> None:
     step, s, t = builder.steps[i], builder.nodes[i], builder.nodes[i + 1]
     builder.keep(i)
     current, past = builder.history[-1], builder.history[-2::-1]
-    target, noise = t, torch.zeros_like(t.sigma)
+    target, start, noise = t, builder.state, Form()
     if step.eta and not t.clean:
-        gap = torch.where(torch.isfinite(s.lambda_), t.lambda_ - s.lambda_, torch.inf)
-        if step.noise == "sde":
-            noise = t.sigma * (-torch.expm1(-2 * step.eta * gap)).sqrt()
+        if step.noise == "ancestral":
+            gap = torch.where(torch.isfinite(s.lambda_), t.lambda_ - s.lambda_, torch.inf)
+            width = t.sigma * (step.eta * (-torch.expm1(-2 * gap)).sqrt()).clamp_max(1)
+            target = _quieter(builder, t, width)
         else:
-            noise = t.sigma * (step.eta * (-torch.expm1(-2 * gap)).sqrt()).clamp_max(1)
-            target = _quieter(builder, t, noise)
-    start = builder.state
+            width = injected(step.space, s, t, Diffusion.of(step, t.clean))
+        noise[builder.noise()] = width
     form = builder.step_form(step, current, target, past[: step.order - 1], start, step.relax)
-    if step.eta and not t.clean:
-        add(form, noise, {builder.noise(): torch.ones_like(noise)})
-    last = i + 1 == len(builder.steps)
-    builder.arrive(i + 1, form)
-    if step.corrector and not last:
+    builder.arrive(i + 1, form | noise)
+    if step.corrector and i + 1 < len(builder.steps):
         new = builder.history[-1]
-        builder.correct(builder.step_form(step, current, t, [*past[: step.corrector - 1], new], start))
+        builder.correct(builder.step_form(step, current, t, [*past[: step.corrector - 1], new], start) | noise, step.mode)
 
 
 def _quieter(builder: Builder, t: Node, noise: torch.Tensor) -> Node:

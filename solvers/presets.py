@@ -1,5 +1,6 @@
 """A sampler of the field by its name, on a grid or for a budget."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ def preset_for_nfe(name: str, nfe: int, family: str, process: Process, start: fl
 
 def _known(name: str, process: Process) -> Preset:
     if name not in PRESETS:
-        raise ScheduleError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
+        near = difflib.get_close_matches(name, PRESETS, n=6, cutoff=0)
+        raise ScheduleError(f"There is no preset {name!r}; of the {len(PRESETS)} there are, the nearest are {', '.join(near)}.")
     if PRESETS[name].processes and name_of(process) not in PRESETS[name].processes:
         raise ScheduleError(f"Preset {name!r} is defined on {', '.join(PRESETS[name].processes)}, not on {name_of(process)!r}.")
     return PRESETS[name]

@@ -6,14 +6,15 @@ In each space the probability-flow ODE is a pure integral along a coordinate m o
                                                    eps:  f = eps        S = alpha          m = rho = sigma / alpha
                                                    flow: f = eps - D    S = alpha + sigma  m = tau = sigma / (alpha + sigma)
 
-With noise of rate eta in x0 space, S = sigma exp(-eta lambda) and m = exp((1 + eta) lambda) (Xue et al. 2023, SA-Solver,
-prop. 4.2). f is replaced by the polynomial through the evaluations in a variable u, the domain: lambda, rho, t. So
+Injected noise changes S and m; `diffusion.py` says how. f is replaced by the polynomial through the evaluations in a variable
+u, the domain: lambda, rho, t. So
 
     x_t = (S_t / S_s) x_s + S_t (m_t - m_s) f_s + sum_j c_j (f_j - f_s),     c_j = S_t * integral of l_j(u) dm
 
-with l_j the Lagrange polynomials; predictor, corrector and single steps differ only in where the nodes lie. DEIS is eps/t,
-DPM-Solver++ x0/lambda, LMS eps/rho (Zhang and Chen 2023, eq. 15; Lu et al. 2022; Zhao et al. 2023). The integral is
-Gauss-Legendre with 48 nodes in float64, in lambda, or in the bounded coordinate of the space where lambda is infinite.
+with l_j the Lagrange polynomials (`moments.py` has other weights of few points); predictor, corrector and single steps differ
+only in where the nodes lie. DEIS is eps/t, DPM-Solver++ x0/lambda, LMS eps/rho (Zhang and Chen 2023, eq. 15; Lu et al. 2022;
+Zhao et al. 2023). The integral is Gauss-Legendre with 48 nodes in float64, in lambda, or in the bounded coordinate of the
+space where lambda is infinite.
 Everything is differentiable in the times and works on any leading shape of them.
 """
 
@@ -25,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .diffusion import NONE, Diffusion
+from .moments import Formula, weigh
 from .process import Process
 
 
@@ -58,21 +61,32 @@ def coordinate(domain: str, process: Process, at: Node) -> Tensor:
     return at.time if domain == "t" else torch.full_like(at.time, at.index)
 
 
-def transfer(space: str, s: Node, t: Node, eta: float) -> tuple[Tensor, Tensor]:
+def transfer(space: str, s: Node, t: Node, diffusion: Diffusion = NONE) -> tuple[Tensor, Tensor]:
     """S_t / S_s and S_t (m_t - m_s): how the first-order step weighs x_s and f_s."""
     if space == "x0":
         if s.pure or t.clean:  # the limit h = infinity
-            return t.sigma / s.sigma * (0.0 if eta else 1.0), t.alpha
-        h = t.lambda_ - s.lambda_
-        return t.sigma / s.sigma * torch.exp(-eta * h), -t.alpha * torch.expm1(-(1 + eta) * h)
+            return t.sigma / s.sigma * (0.0 if diffusion.eta else 1.0), t.alpha
+        faded = diffusion.log_fading(t.lambda_) - diffusion.log_fading(s.lambda_)
+        return t.sigma / s.sigma * torch.exp(faded), -t.alpha * torch.expm1(faded - (t.lambda_ - s.lambda_))
     if space == "eps":
-        return t.alpha / s.alpha, t.sigma - t.alpha * (s.sigma / s.alpha)
+        return t.alpha / s.alpha, (1 + diffusion.eta) * (t.sigma - t.alpha * (s.sigma / s.alpha))
     scale_t, scale_s = t.alpha + t.sigma, s.alpha + s.sigma
     return scale_t / scale_s, t.sigma - scale_t * (s.sigma / scale_s)
 
 
-def weights(space: str, domain: str, moment: str, process: Process, s: Node, t: Node, others: Sequence[Node], eta: float) -> list[Tensor]:
-    """c_j for every node in `others`: what multiplies f_j - f_s in the step from s to t.
+def injected(space: str, s: Node, t: Node, diffusion: Diffusion) -> Tensor:
+    """The standard deviation of the noise that joins the state from s to t."""
+    if s.pure:
+        return t.sigma
+    if space == "eps":
+        return (diffusion.eta * torch.expm1(2 * (t.lambda_ - s.lambda_))).sqrt() * t.sigma
+    return t.sigma * (-torch.expm1(2 * (diffusion.log_fading(t.lambda_) - diffusion.log_fading(s.lambda_)))).sqrt()
+
+
+def weights(
+    space: str, domain: str, moment: str, process: Process, s: Node, t: Node, others: Sequence[Node], diffusion: Diffusion = NONE
+) -> list[Tensor]:
+    """c_j for every node in `others`: what multiplies f_j - f_s in the step from s to t. A corrector's new node, t itself, comes last.
 
     A node where u is infinite has weight 0 (the limit). At sigma_t = 0 the domain lambda gives the first-order step and
     the others the limit of the integral; from alpha_s = 0 the space eps has no bounded measure and gives it too.
@@ -83,17 +97,27 @@ def weights(space: str, domain: str, moment: str, process: Process, s: Node, t: 
     if not live or (t.clean and domain == "lambda") or (space == "eps" and s.pure):
         return [zero] * len(others)
     nodes = [n for n in (s, *live) if not (unbounded and n.pure)]
-    total = transfer(space, s, t, eta)[1]
+    total = transfer(space, s, t, diffusion)[1]
     u = [coordinate(domain, process, n) for n in nodes]
-    if moment != "exact" and len(live) == 1 and len(nodes) == 2:
-        theta = (u[1] - u[0]) / (coordinate(domain, process, t) - u[0])
-        found = [(_bh1_total(space, s, t) if moment == "bh1" else total) / (2 * theta)]
-    elif domain == "index":
+    found: list[Tensor] | None = None
+    if domain == "index":
         found = [total * c for c in _average([n.index - s.index for n in nodes])[1:]]
     elif t.clean and space == "x0":
         found = [total * lagrange(u, j, coordinate(domain, process, t)) for j in range(len(nodes))][-len(live) :]
-    else:
-        positions, density = _rule(space, domain, process, s, t, eta)
+    elif moment != "exact" and nodes[0] is s:
+        width = coordinate(domain, process, t) - u[0]
+
+        def integrals() -> list[Tensor]:
+            positions, density = _rule(space, domain, process, s, t, diffusion)
+            theta = (positions - u[0][..., None]) / width[..., None]
+            return [(density * theta**k).sum(-1) for k in range(1, len(live) + 1)]
+
+        plain = _plain_total(space, s, t, diffusion)
+        found = weigh(
+            moment, Formula([(v - u[0]) / width for v in u[1:]], total, plain, t.alpha, integrals, "new" if live[-1] is t else "past")
+        )
+    if found is None:
+        positions, density = _rule(space, domain, process, s, t, diffusion)
         nodes_u = [v[..., None] for v in u]
         found = [(density * lagrange(nodes_u, j, positions)).sum(-1) for j in range(len(nodes))][-len(live) :]
     by_node = {id(n): c for n, c in zip(live, found, strict=True)}
@@ -116,8 +140,14 @@ def gauss_legendre() -> tuple[Tensor, Tensor]:
     return torch.tensor((positions + 1) / 2), torch.tensor(mass / 2)
 
 
-def _rule(space: str, domain: str, process: Process, s: Node, t: Node, eta: float) -> tuple[Tensor, Tensor]:
+def _rule(space: str, domain: str, process: Process, s: Node, t: Node, diffusion: Diffusion) -> tuple[Tensor, Tensor]:
     """U at the quadrature points between s and t, and S_t dm there; both [..., 48]."""
+
+    def drawn_in(lambda_: Tensor) -> Tensor:
+        """S_t dm / dlambda in the space x0."""
+        grown = diffusion.log_fading(t.lambda_)[..., None] - diffusion.log_fading(lambda_) + lambda_ - t.lambda_[..., None]
+        return t.alpha[..., None] * diffusion.rate(lambda_) * torch.exp(grown)
+
     theta, mass = gauss_legendre()
     finite = not (s.pure or t.clean)
     natural: dict[str, Callable[[Node], Tensor]] = {
@@ -131,15 +161,14 @@ def _rule(space: str, domain: str, process: Process, s: Node, t: Node, eta: floa
     if finite:
         lambda_ = v
         density = {
-            "x0": lambda: t.alpha[..., None] * (1 + eta) * torch.exp((1 + eta) * (v - t.lambda_[..., None])),
-            "eps": lambda: -t.alpha[..., None] * torch.exp(-v),
+            "x0": lambda: drawn_in(v),
+            "eps": lambda: -(1 + diffusion.eta) * t.alpha[..., None] * torch.exp(-v),
             "flow": lambda: -(t.alpha + t.sigma)[..., None] * torch.sigmoid(-v) * torch.sigmoid(v),
         }[space]()
     else:
         lambda_ = {"x0": v.log, "eps": lambda: -v.log(), "flow": lambda: torch.log1p(-v) - v.log()}[space]()
-        # from alpha_s = 0, m = w^(1 + eta) with w = alpha / sigma; S_t m_t = alpha_t
         density = {
-            "x0": lambda: t.alpha[..., None] * (1 + eta) * (v / end[..., None]) ** eta / end[..., None],
+            "x0": lambda: drawn_in(lambda_) / v,
             "eps": lambda: t.alpha[..., None],
             "flow": lambda: (t.alpha + t.sigma)[..., None],
         }[space]()
@@ -147,10 +176,12 @@ def _rule(space: str, domain: str, process: Process, s: Node, t: Node, eta: floa
     return positions, density * mass * width
 
 
-def _bh1_total(space: str, s: Node, t: Node) -> Tensor:
+def _plain_total(space: str, s: Node, t: Node, diffusion: Diffusion) -> Tensor:
     """UniPC's B(h) = h: the total weight with phi_1 replaced by 1.  Zhao et al. 2023, section 3.3."""
     h = t.lambda_ - s.lambda_
-    return t.alpha * h if space == "x0" else -t.sigma * h
+    if space == "x0":
+        return t.alpha * (h - (diffusion.log_fading(t.lambda_) - diffusion.log_fading(s.lambda_)))
+    return -(1 + diffusion.eta) * t.sigma * h
 
 
 def _average(nodes: Sequence[float]) -> list[float]:

@@ -1,9 +1,9 @@
 """Every family the runtime knows. To add one, write its file and name it here."""
 
-from . import adams, single_step
+from . import adams, deis, dpm_solver, single_step, unipc
 from .family import Method, Preset
 
-FAMILIES = (adams.FAMILY, single_step.FAMILY)
+FAMILIES = (adams.FAMILY, deis.FAMILY, dpm_solver.FAMILY, unipc.FAMILY, single_step.FAMILY)
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}
 PRESETS: dict[str, Preset] = {name: preset for family in FAMILIES for name, preset in family.presets.items()}

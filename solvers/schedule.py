@@ -25,10 +25,12 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     domain      in which variable it is a polynomial: "lambda", "rho", "t" or "index" (the step number, as iPNDM does)
     order       number of evaluations the predictor interpolates, 1..4; fewer at the start, where fewer exist
     corrector   0, or the number of evaluations that are interpolated together with the new one (UniC)
-    moment      how a two-point formula weighs: "exact", or UniPC's "bh1" / "bh2" (bh2 is DPM-Solver's midpoint rule)
+    mode        what a corrector leaves to history: "pec", the evaluation at the predicted state; "pece", a new one at the corrected
+    moment      how a formula of few points weighs: "exact", UniPC's "bh1" / "bh2" (bh2 is DPM-Solver's midpoint rule), or as a
+                public implementation does: "half", "slip", "difference", "gamma", "vary" (see moments.py)
     relax       multiplies what the step adds to the first-order step; 1 is the method itself
     label       the time told to the network at the start of the step; none: the time of the state
-    eta, noise  noise injected: "sde" (x0 space only) or "ancestral", as fractions of the reverse-time SDE's
+    eta, noise  noise injected, as fractions of the reverse-time SDE's: "ancestral", "sde" (space x0 or eps) or "er" (x0)
     numbers     further numbers of the method, by the names that it declares (where a stage lies, momentum, ...)
     knobs       handed verbatim to the denoiser at the start of the step (guidance scale, ...)
     """
@@ -39,11 +41,12 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     domain: Literal["lambda", "rho", "t", "index"] = "lambda"
     order: Order = 1
     corrector: Annotated[int, msgspec.Meta(ge=0, le=4)] = 0
-    moment: Literal["exact", "bh1", "bh2"] = "exact"
+    mode: Literal["pec", "pece"] = "pec"
+    moment: Literal["exact", "bh1", "bh2", "half", "slip", "difference", "gamma", "vary"] = "exact"
     relax: Annotated[float, msgspec.Meta(ge=-8, le=8)] = 1.0
     label: float | None = None
     eta: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0
-    noise: Literal["ancestral", "sde"] = "ancestral"
+    noise: Literal["ancestral", "sde", "er"] = "ancestral"
     numbers: dict[KnobName, float] = {}
     knobs: dict[KnobName, float] = {}
 
@@ -63,10 +66,12 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ]
         if not all(map(math.isfinite, numbers)):
             raise ScheduleError("A step holds a number that is not finite.")
-        if self.eta and self.noise == "sde" and self.space != "x0":
-            raise ScheduleError("Noise of kind 'sde' needs space 'x0': the noise form is another SDE discretisation.")
-        if self.eta and (self.corrector or self.method != "multistep"):
-            raise ScheduleError("A step with eta > 0 must be a multistep predictor without corrector.")
+        if self.eta and self.space not in {"ancestral": ("x0", "eps", "flow"), "sde": ("x0", "eps"), "er": ("x0",)}[self.noise]:
+            raise ScheduleError(f"Noise of kind {self.noise!r} is not defined in space {self.space!r}.")
+        if self.eta and self.corrector and self.noise == "ancestral":
+            raise ScheduleError("A corrector cannot follow ancestral noise: use noise 'sde' or 'er'.")
+        if self.eta and self.method != "multistep":
+            raise ScheduleError("A step with eta > 0 must be a multistep one.")
         if self.moment == "bh1" and (self.space == "flow" or self.domain != "lambda"):
             raise ScheduleError("The bh1 moment is defined in the spaces 'x0' and 'eps' with domain 'lambda' only.")
 

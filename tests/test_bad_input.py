@@ -164,7 +164,7 @@ def test_a_budget_that_a_method_cannot_spend_exactly_is_refused():
         {"order": 1.5},
         {"corrector": -1},
         {"corrector": 5},
-        {"eta": 1.0, "noise": "sde", "space": "eps"},
+        {"eta": 1.0, "noise": "sde", "space": "flow"},
         {"eta": 1.0, "corrector": 2},
         {"eta": 1.0, "method": "heun"},
         {"moment": "bh1", "space": "flow"},
