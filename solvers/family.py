@@ -61,7 +61,7 @@ class Family:
     methods: Mapping[str, Method] = field(default_factory=dict[str, Method])
 
 
-def one_of(what: str, word: str, words: Sequence[Any]) -> None:
+def one_of(what: str, word: Any, words: Sequence[Any]) -> None:
     """Raise ScheduleError unless the option is one of the words."""
     if word not in words:
         raise ScheduleError(f"There is no {what} {word!r}; there are {', '.join(map(str, words))}.")

@@ -1,9 +1,19 @@
 """Every family the runtime knows. To add one, write its file and name it here."""
 
-from . import adams, deis, dpm_solver, single_step, unipc
+from . import adams, consistency, deis, dpm_solver, er_sde, res, sa_solver, single_step, unipc
 from .family import Method, Preset
 
-FAMILIES = (adams.FAMILY, deis.FAMILY, dpm_solver.FAMILY, unipc.FAMILY, single_step.FAMILY)
+FAMILIES = (
+    adams.FAMILY,
+    deis.FAMILY,
+    dpm_solver.FAMILY,
+    unipc.FAMILY,
+    res.FAMILY,
+    sa_solver.FAMILY,
+    er_sde.FAMILY,
+    consistency.FAMILY,
+    single_step.FAMILY,
+)
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}
 PRESETS: dict[str, Preset] = {name: preset for family in FAMILIES for name, preset in family.presets.items()}
