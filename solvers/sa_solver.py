@@ -33,12 +33,13 @@ def _sa_solver(mode: str) -> StepsOf:
         window: str = "middle",
         tau_at: str = "end",
         moment: str = "bh1",
+        space: str = "x0",
         tail: str = "lower",
     ) -> list[Step]:
         one_of("window", window, ("middle", "whole"))
         one_of("tau_at", tau_at, ("end", "start"))
         one_of("corrector order", corrector, (0, 2, 3, 4))
-        count, words = len(times) - 1, dict[str, Any](noise="sde", moment=moment, mode=mode)
+        count, words = len(times) - 1, dict[str, Any](space=space, noise="sde", moment=moment, mode=mode)
         history = orders(corrector - 1, count, tail) if corrector else [0] * count
         found: list[Step] = []
         for i, (p, c) in enumerate(zip(orders(predictor, count, tail), history, strict=True)):
@@ -50,7 +51,7 @@ def _sa_solver(mode: str) -> StepsOf:
     return steps
 
 
-_SOURCE = "Xue et al. 2023 (SA-Solver), algorithm 1; options predictor, corrector, tau, window, tau_at, moment, tail"
+_SOURCE = "Xue et al. 2023 (SA-Solver), algorithm 1; options predictor, corrector, tau, window, tau_at, moment, space, tail"
 
 FAMILY = Family(
     presets={

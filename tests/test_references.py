@@ -4,8 +4,10 @@ k-diffusion is written in float64 where its input is. diffusers computes its tab
 twice, as it ships (within 1e-5), and with float32 replaced by float64 in its module (within 1e-10).
 """
 
+import functools
 import importlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -14,9 +16,12 @@ from oracle import mixture
 from references import k_diffusion_sampling
 from torch import Tensor
 
-from solvers import At, Dense, Process, SolverSchedule, Step, Tableau, compile, draw, preset, probe, process, sample
+from solvers import At, Dense, Process, SolverSchedule, Tableau, compile, draw, preset, probe, process, sample
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers handing tensors to numpy
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),  # diffusers handing tensors to numpy
+    pytest.mark.filterwarnings("ignore:.*dpmsolver is deprecated:FutureWarning"),
+]
 F64 = torch.float64
 Sampler = Callable[..., Tensor]
 
@@ -73,23 +78,6 @@ def k_sampler(function: Callable[..., Tensor], **options: Any) -> Sampler:
     return run
 
 
-def k_steps(first: dict, then: dict | None = None, last: dict | None = None) -> SolverSchedule:
-    """A schedule on the sigmas above: the words of its first step, of those in between and of its last."""
-    count = len(K_SIGMAS) - 1
-    words = [first if i == 0 else last if last is not None and i + 1 == count else then or first for i in range(count)]
-    return SolverSchedule(process("ve"), K_SIGMAS[0], tuple(Step(to=t, **w) for t, w in zip(K_SIGMAS[1:], words, strict=True)))
-
-
-def lms(order: int) -> SolverSchedule:
-    steps = (Step(to=t, space="eps", domain="rho", order=min(order, i + 1)) for i, t in enumerate(K_SIGMAS[1:]))
-    return SolverSchedule(process("ve"), K_SIGMAS[0], tuple(steps))
-
-
-def sde_2m(eta: float, moment: str) -> SolverSchedule:
-    words = {"eta": eta, "noise": "sde", "moment": moment}
-    return k_steps(words, {**words, "order": 2}, {})
-
-
 def named(name: str, **options: Any) -> SolverSchedule:
     return preset(name, K_SIGMAS, process("ve"), **options)
 
@@ -100,14 +88,18 @@ K_CASES: dict[str, tuple[str, dict, Callable[[], SolverSchedule], int]] = {
     "heun": ("sample_heun", {}, lambda: named("heun"), 0),
     "dpmpp-2m": ("sample_dpmpp_2m", {}, lambda: named("dpmpp-2m"), 0),
     "dpmpp-2s": ("sample_dpmpp_2s_ancestral", {"eta": 0.0}, lambda: named("dpmpp-2s"), 0),
-    "lms 4": ("sample_lms", {"order": 4}, lambda: lms(4), 0),
-    "lms 3": ("sample_lms", {"order": 3}, lambda: lms(3), 0),
-    "lms 2": ("sample_lms", {"order": 2}, lambda: lms(2), 0),
+    "lms 4": ("sample_lms", {"order": 4}, lambda: named("lms"), 0),
+    "lms 3": ("sample_lms", {"order": 3}, lambda: named("lms", order=3), 0),
+    "lms 2": ("sample_lms", {"order": 2}, lambda: named("lms", order=2), 0),
     "euler ancestral": ("sample_euler_ancestral", {}, lambda: named("ddim", eta=1.0), 7),
     "euler ancestral, eta 0.6": ("sample_euler_ancestral", {"eta": 0.6}, lambda: named("ddim", eta=0.6), 7),
-    "dpmpp-2m-sde": ("sample_dpmpp_2m_sde", {}, lambda: sde_2m(1.0, "bh2"), 7),
-    "dpmpp-2m-sde, eta 0.4": ("sample_dpmpp_2m_sde", {"eta": 0.4}, lambda: sde_2m(0.4, "bh2"), 7),
-    "dpmpp-2m-sde, heun": ("sample_dpmpp_2m_sde", {"solver_type": "heun"}, lambda: sde_2m(1.0, "exact"), 7),
+    "dpmpp-2m-sde": ("sample_dpmpp_2m_sde", {}, lambda: named("dpmpp-2m-sde"), 7),
+    "dpmpp-2m-sde, eta 0.4": ("sample_dpmpp_2m_sde", {"eta": 0.4}, lambda: named("dpmpp-2m-sde", eta=0.4), 7),
+    "dpmpp-2m-sde, heun": ("sample_dpmpp_2m_sde", {"solver_type": "heun"}, lambda: named("dpmpp-2m-sde", moment="heun"), 7),
+    "dpmpp-2m-sde, eta 0": ("sample_dpmpp_2m_sde", {"eta": 0.0}, lambda: named("dpmpp-2m"), 0),
+    "dpmpp-3m-sde": ("sample_dpmpp_3m_sde", {}, lambda: named("dpmpp-3m-sde-compat"), 7),
+    "dpmpp-3m-sde, eta 0.5": ("sample_dpmpp_3m_sde", {"eta": 0.5}, lambda: named("dpmpp-3m-sde-compat", eta=0.5), 7),
+    "dpmpp-3m-sde, eta 0": ("sample_dpmpp_3m_sde", {"eta": 0.0}, lambda: named("dpmpp-3m-compat", moment="heun"), 0),
 }
 
 
@@ -154,9 +146,11 @@ def diffusers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         for library in ("torch", "np"):
             if hasattr(module, library):
                 monkeypatch.setattr(module, library, InDouble(getattr(module, library)))
+        torch.set_default_dtype(F64)  # whole numbers times numbers
         return found, 1e-10
 
-    return find
+    yield find
+    torch.set_default_dtype(torch.float32)
 
 
 def network_of(denoised: Tensor, x: Tensor, at: At, prediction: str) -> Tensor:
@@ -174,6 +168,19 @@ def d_sampler(scheduler: Any, at: Callable[[int], At], prediction: str, count: i
             answer = network_of(denoiser(x, at(i)), x, at(i), prediction)
             x = scheduler.step(answer, t, x, **extra, **options).prev_sample
         return x
+
+    return run
+
+
+def with_noise(theirs: Sampler, steps: Iterable[int], kind: type, monkeypatch: pytest.MonkeyPatch) -> Sampler:
+    """The same sampler, whose step i draws the next given noise where i is in `steps`, and zeros elsewhere."""
+
+    def run(denoiser: Callable[..., Tensor], x: Tensor, xi: Sequence[Tensor] = ()) -> Tensor:
+        given = dict(zip(steps, xi, strict=True))
+        drawn = itertools.count()
+        module = importlib.import_module(kind.__module__)
+        monkeypatch.setattr(module, "randn_tensor", lambda *a, **k: given.get(next(drawn), torch.zeros_like(x)))
+        return theirs(denoiser, x)
 
     return run
 
@@ -204,25 +211,119 @@ def test_ddim_equals_diffusers(eta: float, diffusers: Any):
     both_agree(preset("ddim", times, p, eta=eta), theirs, bound, noises)
 
 
-@pytest.mark.parametrize("kind_of_2m", ["midpoint", "heun"])
-def test_dpm_solver_multistep_equals_diffusers(kind_of_2m: str, diffusers: Any):
+MULTISTEP = {
+    "dpmsolver++": "dpmpp-{}m",
+    "dpmsolver": "dpm-solver-{}m",
+    "sde-dpmsolver++": "dpmpp-{}m-sde",
+    "sde-dpmsolver": "dpm-solver-{}m-sde",
+}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "order", "end"),
+    [
+        ("dpmsolver++", 2, "zero"),
+        ("dpmsolver++", 3, "zero"),
+        ("dpmsolver++", 3, "sigma_min"),
+        ("dpmsolver", 2, "sigma_min"),
+        ("dpmsolver", 3, "sigma_min"),
+        ("sde-dpmsolver++", 2, "zero"),
+        ("sde-dpmsolver++", 3, "zero"),
+        ("sde-dpmsolver++", 2, "sigma_min"),
+        ("sde-dpmsolver", 2, "sigma_min"),
+    ],
+)
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+@pytest.mark.parametrize("count", [8, 16])
+def test_dpm_solver_multistep_equals_diffusers(algorithm: str, order: int, end: str, solver_type: str, count: int, diffusers: Any):
     kind, bound = diffusers("DPMSolverMultistepScheduler")
-    scheduler = kind(**BETAS, solver_order=2, solver_type=kind_of_2m, algorithm_type="dpmsolver++")
-    p, times, at = of_table(scheduler, 10, -1.0)
-    schedule = preset("dpmpp-2m", times, p, moment="bh2" if kind_of_2m == "midpoint" else "exact")
-    both_agree(schedule, d_sampler(scheduler, at, "sample", 10), bound)
+    options = {"solver_order": order, "solver_type": solver_type, "algorithm_type": algorithm, "final_sigmas_type": end}
+    scheduler = kind(**BETAS, **options)
+    p, times, at = of_table(scheduler, count, -1.0 if end == "zero" else 0.0)
+    stochastic = algorithm.startswith("sde")
+    third = {"third": "slip" if stochastic else "half"} if order == 3 else {}
+    schedule = preset(MULTISTEP[algorithm].format(order), times, p, moment=solver_type, tail="lower-below-15", **third)
+    theirs = d_sampler(scheduler, at, "sample", count, "variance_noise" if stochastic else "")
+    both_agree(schedule, theirs, bound, noises=(count - (end == "zero")) * stochastic)
 
 
-def test_stochastic_dpm_solver_multistep_equals_diffusers(diffusers: Any):
+@pytest.mark.parametrize("name", ["dpmpp-2m", "dpmpp-3m-compat"])
+def test_dpm_solver_multistep_on_a_flow_equals_diffusers(name: str, diffusers: Any):
     kind, bound = diffusers("DPMSolverMultistepScheduler")
-    scheduler = kind(**BETAS, solver_order=2, solver_type="midpoint", algorithm_type="sde-dpmsolver++")
-    p, times, at = of_table(scheduler, 8, -1.0)
-    steps = [Step(to=t, order=min(2, i + 1), eta=1.0 if t >= 0 else 0.0, noise="sde", moment="bh2") for i, t in enumerate(times[1:])]
-    theirs = d_sampler(scheduler, at, "sample", 8, "variance_noise")
-    both_agree(SolverSchedule(p, times[0], tuple(steps)), theirs, bound, noises=7)
+    order = 2 if name == "dpmpp-2m" else 3
+    scheduler = kind(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0, solver_order=order)
+    scheduler.set_timesteps(8)
+    times = scheduler.sigmas.tolist()
+    both_agree(preset(name, times, process("flow"), tail="lower-below-15"), d_sampler(scheduler, of_flow(times), "flow", 8), bound)
 
 
-@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_lms_equals_diffusers(order: int, diffusers: Any):
+    kind, bound = diffusers("LMSDiscreteScheduler")
+    scheduler = kind(**BETAS)
+    scheduler.set_timesteps(8)
+    scheduler.is_scale_input_called = True  # its input is the state divided by sqrt(1 + sigma^2), which is the network's affair
+    sigmas = scheduler.sigmas.tolist()
+    theirs = d_sampler(
+        scheduler, lambda i: At(*(torch.tensor(v, dtype=F64) for v in (sigmas[i], 1.0, sigmas[i]))), "sample", 8, order=order
+    )
+    both_agree(preset("lms", sigmas, process("ve"), order=order), theirs, bound)
+
+
+def test_sa_solver_in_noise_form_equals_diffusers(diffusers: Any, monkeypatch: pytest.MonkeyPatch):
+    kind, bound = diffusers("SASolverScheduler")
+    scheduler = kind(**BETAS, tau_func=lambda t: 0.6, algorithm_type="noise_prediction")
+    p, times, at = of_table(scheduler, 9, 0.0)
+    schedule = preset("sa-solver", times, p, predictor=2, corrector=2, tau=0.6, window="whole", tau_at="start", moment="exact", space="eps")
+    both_agree(schedule, with_noise(d_sampler(scheduler, at, "sample", 9), range(9), kind, monkeypatch), bound, noises=9)
+
+
+@pytest.mark.parametrize(("predictor", "corrector"), [(3, 4), (2, 2), (2, 3), (4, 4)])
+@pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("window", ["middle", "whole"])
+def test_sa_solver_with_tau_at_the_start_of_a_step_equals_diffusers(
+    predictor: int, corrector: int, tau: float, window: str, diffusers: Any, monkeypatch: pytest.MonkeyPatch
+):
+    kind, bound = diffusers("SASolverScheduler")
+    words = {"tau_func": lambda t: tau * bool(window == "whole" or 200 <= t <= 800)}
+    scheduler = kind(**BETAS, predictor_order=predictor, corrector_order=corrector, **words)
+    if predictor == 4 and bound > 1e-10:
+        pytest.skip("its monomials in absolute lambda cancel in float32")
+    p, times, at = of_table(scheduler, 9, 0.0)
+    schedule = preset("sa-solver", times, p, predictor=predictor, corrector=corrector, tau=tau, window=window, tau_at="start")
+    given = [i for i, step in enumerate(schedule.steps) if step.eta]
+    both_agree(schedule, with_noise(d_sampler(scheduler, at, "sample", 9), given, kind, monkeypatch), bound, noises=len(given))
+
+
+def test_lcm_equals_diffusers(diffusers: Any, monkeypatch: pytest.MonkeyPatch):
+    kind, bound = diffusers("LCMScheduler")
+    scheduler = kind(**BETAS, clip_sample=False, set_alpha_to_one=True)
+    p, times, at = of_table(scheduler, 6, -1.0)
+    theirs = with_noise(d_sampler(scheduler, at, "sample", 6), range(5), kind, monkeypatch)
+    both_agree(preset("lcm", times, p, sigma_data=0.5), theirs, bound, noises=5)
+
+
+def test_lcm_on_a_flow_equals_diffusers(diffusers: Any, monkeypatch: pytest.MonkeyPatch):
+    kind, bound = diffusers("FlowMatchLCMScheduler")
+    scheduler = kind(shift=3.0)
+    scheduler.set_timesteps(6)
+    times = scheduler.sigmas.tolist()
+    theirs = with_noise(d_sampler(scheduler, of_flow(times), "flow", 6), range(5), kind, monkeypatch)
+    both_agree(preset("lcm", times, process("flow")), theirs, bound, noises=5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_tcd_equals_diffusers(gamma: float, diffusers: Any, monkeypatch: pytest.MonkeyPatch):
+    kind, bound = diffusers("TCDScheduler")
+    scheduler = kind(**BETAS, clip_sample=False)
+    scheduler.set_timesteps = functools.partial(scheduler.set_timesteps, timesteps=[998, 700, 400, 100])
+    p, times, at = of_table(scheduler, None, 0.0)
+    noises = 3 if gamma else 0
+    theirs = with_noise(d_sampler(scheduler, at, "sample", None, eta=gamma), range(noises), kind, monkeypatch)
+    both_agree(preset("tcd", times, p, gamma=gamma), theirs, bound, noises=noises)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize(("moment", "end"), [("bh2", "zero"), ("bh2", "sigma_min"), ("bh1", "sigma_min")])
 def test_unipc_equals_diffusers(order: int, moment: str, end: str, diffusers: Any):
     kind, bound = diffusers("UniPCMultistepScheduler")
@@ -231,13 +332,22 @@ def test_unipc_equals_diffusers(order: int, moment: str, end: str, diffusers: An
     both_agree(preset(f"unipc-{order}", times, p, moment=moment), d_sampler(scheduler, at, "sample", 9), bound)
 
 
+def test_unipc_bh1_has_an_end_at_sigma_zero_where_diffusers_has_none(diffusers: Any):
+    kind, _ = diffusers("UniPCMultistepScheduler")
+    scheduler = kind(**BETAS, solver_order=2, solver_type="bh1", final_sigmas_type="zero")
+    p, times, at = of_table(scheduler, 9, -1.0)
+    x = torch.ones(2, 4, dtype=F64)
+    assert d_sampler(scheduler, at, "sample", 9)(mixture(), x).isnan().all()  # B(h) = -inf times an empty sum
+    assert sample(mixture(), x, compile(preset("unipc-2", times, p, moment="bh1"))).isfinite().all()
+
+
+@pytest.mark.parametrize("tail", ["full", "lower-below-15"])
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_the_deis_of_diffusers_is_noise_prediction_polynomial_in_lambda(order: int, diffusers: Any):
+def test_the_deis_of_diffusers_is_noise_prediction_polynomial_in_lambda(order: int, tail: str, diffusers: Any):
     kind, bound = diffusers("DEISMultistepScheduler")
-    scheduler = kind(**BETAS, solver_order=order, lower_order_final=False)
+    scheduler = kind(**BETAS, solver_order=order, lower_order_final=tail != "full")
     p, times, at = of_table(scheduler, 6, 0.0)  # few steps: its closed forms cancel in float32 where steps are short
-    steps = tuple(Step(to=t, space="eps", domain="lambda", order=min(order, i + 1)) for i, t in enumerate(times[1:]))
-    both_agree(SolverSchedule(p, times[0], steps), d_sampler(scheduler, at, "sample", 6), bound)
+    both_agree(preset("deis-log-rho", times, p, order=order, tail=tail), d_sampler(scheduler, at, "sample", 6), bound)
 
 
 def of_flow(values: list[float]) -> Callable[[int], At]:
