@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import multistep
-from .conventions import steps_of
+from .conventions import closing, steps_of
 from .family import Family, Method, Preset
 from .process import Process, name_of
 from .schedule import Step
@@ -25,7 +25,7 @@ def _euler(times: Sequence[float], process: Process) -> list[Step]:
 
 def _gradient_estimation(times: Sequence[float], process: Process, gamma: float = 2.0) -> list[Step]:
     # d_s + (gamma - 1) (d_s - d_before): Adams-Bashforth's 3/2, -1/2 with the difference relaxed to gamma - 1
-    return steps_of(times, 2, space=natural(process)["space"], domain="index", relax=2 * (gamma - 1))
+    return steps_of(times, 2, closing(times, process), space=natural(process)["space"], domain="index", relax=2 * (gamma - 1))
 
 
 FAMILY = Family(
@@ -33,6 +33,6 @@ FAMILY = Family(
     presets={
         "ddim": Preset(_ddim, 1, 1, "Song et al. 2021 (DDIM), eq. 12 and 16; option eta"),
         "euler": Preset(_euler, 1, 1, "Karras et al. 2022 (EDM); flow: Liu et al. 2022"),
-        "gradient-estimation": Preset(_gradient_estimation, 1, 1, "Permenter and Yuan 2024, algorithm 2; option gamma"),
+        "gradient-estimation": Preset(_gradient_estimation, 1, 1, "Permenter and Yuan 2024, algorithm 2, as in ComfyUI; option gamma"),
     },
 )

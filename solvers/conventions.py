@@ -37,6 +37,11 @@ def orders(order: int, count: int, tail: str = "full") -> list[int]:
     return [*rising[:-1], 1] if tail == "last" else rising
 
 
+def closing(times: Sequence[float], process: Process) -> str:
+    """The tail of samplers whose step to sigma = 0 is of first order by their own rule, not by their domain's limit."""
+    return "last" if times[-1] == process.t_clean else "full"
+
+
 def steps_of(times: Sequence[float], order: int, tail: str = "full", **words: Any) -> list[Step]:
     """One multistep step per interval, of rising order, with the given words."""
     return [Step(to=t, order=p, **words) for t, p in zip(times[1:], orders(order, len(times) - 1, tail), strict=True)]

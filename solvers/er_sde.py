@@ -6,7 +6,7 @@ second order; moment="exact" interpolates. The step to sigma = 0 is of first ord
 
 from collections.abc import Sequence
 
-from .conventions import steps_of
+from .conventions import closing, steps_of
 from .family import Family, Preset, StepsOf
 from .process import Process
 from .schedule import Step
@@ -14,8 +14,7 @@ from .schedule import Step
 
 def _er_sde(order: int) -> StepsOf:
     def steps(times: Sequence[float], process: Process, eta: float = 1.0, moment: str = "difference") -> list[Step]:
-        tail = "last" if times[-1] == process.t_clean else "full"
-        return steps_of(times, order, tail, domain="rho", moment=moment, noise="er", eta=eta)
+        return steps_of(times, order, closing(times, process), domain="rho", moment=moment, noise="er", eta=eta)
 
     return steps
 
