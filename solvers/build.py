@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .diffusion import Diffusion
 from .errors import ScheduleError
-from .quadrature import Node, node, transfer, weights
+from .quadrature import Node, nodes, transfer, weights
 from .schedule import SolverSchedule, Step
 from .tableau import START, Evaluation, Row
 
@@ -43,8 +43,7 @@ class Builder:
 
     def __init__(self, schedule: SolverSchedule, times: Tensor, labels: Tensor | None) -> None:
         self.schedule, self.labels = schedule, labels
-        process = schedule.process
-        self.nodes = [node(process, i, t, schedule.times[i]) for i, t in enumerate(times.unbind(-1))]
+        self.nodes = nodes(schedule.process, times, schedule.times)
         self.rows: list[Row] = []
         self.history: list[Evaluated] = []  # the evaluation at the start of each step, oldest first
         self.answers = 0
@@ -119,7 +118,8 @@ class Builder:
 
         One tensor is then alive instead of two (state and answer), as in the methods' own implementations.
         """
-        later = [step for k, step in enumerate(self.steps) if k > i and max(step.order, step.corrector) > k - i]
+        soon = self.steps[i + 1 : i + 4]  # no method looks further back than four evaluations
+        later = [step for k, step in enumerate(soon, 1) if max(step.order, step.corrector) > k]
         evaluated = self.history[i]
         lost = ("lambda", "rho") if evaluated.node.pure else ()  # where this node lies at infinity, so that nothing reads it
         for space in sorted({step.space for step in later if step.domain not in lost} - {"x0"}):
@@ -135,8 +135,8 @@ class Builder:
         base = self.output(s, space)
         form: Form = {state: keep}
         add(form, gain, base)
-        nodes = [other.node for other in others]
-        for other, c in zip(others, weights(step.space, step.domain, step.moment, process, s.node, t, nodes, diffusion), strict=True):
+        found = weights(step.space, step.domain, step.moment, process, s.node, t, [other.node for other in others], diffusion)
+        for other, c in zip(others, found, strict=True):
             add(form, c * relax, self.output(other, step.space))
             add(form, -c * relax, self.output(s, step.space))
         return form

@@ -52,6 +52,15 @@ def node(process: Process, index: float, time: Tensor, reference: float) -> Node
     return Node(index, time, process.alpha(time), process.sigma(time), process.lambda_of(time), clean, pure)
 
 
+def nodes(process: Process, times: Tensor, references: Sequence[float]) -> list[Node]:
+    """A node per time [..., N + 1]; only the first and the last can be ends, so those between are made in one go."""
+    inner = times[..., 1:-1]
+    values = (v.unbind(-1) for v in (inner, process.alpha(inner), process.sigma(inner), process.lambda_of(inner)))
+    between = [Node(i, *numbers, clean=False, pure=False) for i, numbers in enumerate(zip(*values, strict=True), 1)]
+    last = len(references) - 1
+    return [node(process, 0, times[..., 0], references[0]), *between, node(process, last, times[..., last], references[last])]
+
+
 def coordinate(domain: str, process: Process, at: Node) -> Tensor:
     """U of a node."""
     if domain == "lambda":
@@ -99,11 +108,12 @@ def weights(
     nodes = [n for n in (s, *live) if not (unbounded and n.pure)]
     total = transfer(space, s, t, diffusion)[1]
     u = [coordinate(domain, process, n) for n in nodes]
+    moving = range(len(nodes) - len(live), len(nodes))
     found: list[Tensor] | None = None
     if domain == "index":
         found = [total * c for c in _average([n.index - s.index for n in nodes])[1:]]
     elif t.clean and space == "x0":
-        found = [total * lagrange(u, j, coordinate(domain, process, t)) for j in range(len(nodes))][-len(live) :]
+        found = [total * lagrange(u, j, coordinate(domain, process, t)) for j in moving]
     elif moment != "exact" and nodes[0] is s:
         width = coordinate(domain, process, t) - u[0]
 
@@ -119,7 +129,7 @@ def weights(
     if found is None:
         positions, density = _rule(space, domain, process, s, t, diffusion)
         nodes_u = [v[..., None] for v in u]
-        found = [(density * lagrange(nodes_u, j, positions)).sum(-1) for j in range(len(nodes))][-len(live) :]
+        found = [(density * lagrange(nodes_u, j, positions)).sum(-1) for j in moving]
     by_node = {id(n): c for n, c in zip(live, found, strict=True)}
     return [by_node.get(id(n), zero) for n in others]
 

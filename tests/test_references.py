@@ -154,8 +154,13 @@ def diffusers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def network_of(denoised: Tensor, x: Tensor, at: At, prediction: str) -> Tensor:
-    """What a network would have answered: the data itself or the velocity of a flow at sigma = t."""
-    return denoised if prediction == "sample" else (x - denoised) / at.sigma.to(x)
+    """What a network would have answered: the data itself, the velocity of a flow at sigma = t, or F of EDM's preconditioning (1/2)."""
+    if prediction == "sample":
+        return denoised
+    sigma = at.sigma.to(x)
+    if prediction == "flow":
+        return (x - denoised) / sigma
+    return (denoised - x / (4 * sigma**2 + 1)) * (4 * sigma**2 + 1).sqrt() / sigma
 
 
 def d_sampler(scheduler: Any, at: Callable[[int], At], prediction: str, count: int, takes_noise: str = "", **options: Any) -> Sampler:
@@ -255,6 +260,18 @@ def test_dpm_solver_multistep_on_a_flow_equals_diffusers(name: str, diffusers: A
     scheduler.set_timesteps(8)
     times = scheduler.sigmas.tolist()
     both_agree(preset(name, times, process("flow"), tail="lower-below-15"), d_sampler(scheduler, of_flow(times), "flow", 8), bound)
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "dpmpp-3m-compat", "dpmpp-2m-sde"])
+def test_dpm_solver_multistep_on_ve_equals_diffusers(name: str, diffusers: Any, monkeypatch: pytest.MonkeyPatch):
+    kind, bound = diffusers("EDMDPMSolverMultistepScheduler")
+    scheduler = kind(solver_order=3 if "3m" in name else 2, algorithm_type="sde-dpmsolver++" if "sde" in name else "dpmsolver++")
+    scheduler.set_timesteps(9)
+    times = scheduler.sigmas.tolist()
+    noises = 8 if "sde" in name else 0
+    plain = d_sampler(scheduler, lambda i: At(*(torch.tensor(v, dtype=F64) for v in (times[i], 1.0, times[i]))), "edm", 9)
+    schedule = preset(name, times, process("ve"), tail="lower-below-15")
+    both_agree(schedule, with_noise(plain, range(noises), kind, monkeypatch), bound, noises)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
