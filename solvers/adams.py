@@ -33,6 +33,8 @@ FAMILY = Family(
     presets={
         "ddim": Preset(_ddim, 1, 1, "Song et al. 2021 (DDIM), eq. 12 and 16; option eta"),
         "euler": Preset(_euler, 1, 1, "Karras et al. 2022 (EDM); flow: Liu et al. 2022"),
-        "gradient-estimation": Preset(_gradient_estimation, 1, 1, "Permenter and Yuan 2024, algorithm 2, as in ComfyUI; option gamma"),
+        "gradient-estimation": Preset(
+            _gradient_estimation, 1, 1, "Permenter and Yuan 2024 (gradient estimation), as in ComfyUI; option gamma"
+        ),
     },
 )

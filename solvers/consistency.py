@@ -2,8 +2,8 @@
 
     x' = DDIM from s to t_g = (1 - gamma) t;   x_t = (alpha_t / alpha_g) x' + sqrt(sigma_t^2 - (alpha_t sigma_g / alpha_g)^2) xi
 
-gamma = 1 jumps all the way: multistep consistency sampling, LCM (Luo et al. 2023, algorithm 3); less is strategic stochastic
-sampling, TCD (Zheng et al. 2024, algorithm 2). sigma_data > 0 puts LCM's boundary condition around the answer,
+gamma = 1 jumps all the way: multistep consistency sampling, LCM (Luo et al. 2023); less is strategic stochastic
+sampling, TCD (Zheng et al. 2024). sigma_data > 0 puts LCM's boundary condition around the answer,
 c_out D + c_skip x with c_skip = sigma_data^2 / (T^2 + sigma_data^2), c_out = T / sqrt(T^2 + sigma_data^2), T = timescale * t
 (`LCMScheduler`). Both are for distilled networks: with an ordinary one they do not converge to anything as steps multiply.
 """
@@ -53,7 +53,7 @@ def _tcd(times: Sequence[float], process: Process, gamma: float = 0.3) -> list[S
 FAMILY = Family(
     methods={"consistency": Method(rows, {"gamma": 1.0, "sigma_data": 0.0, "timescale": 10.0})},
     presets={
-        "lcm": Preset(_lcm, 0, 0, "Luo et al. 2023 (LCM), algorithm 3; options sigma_data, timescale", noise="injected"),
-        "tcd": Preset(_tcd, 0, 0, "Zheng et al. 2024 (TCD), algorithm 2; option gamma", noise="injected"),
+        "lcm": Preset(_lcm, 0, 0, "Luo et al. 2023 (LCM), multistep consistency sampling; options sigma_data, timescale", noise="injected"),
+        "tcd": Preset(_tcd, 0, 0, "Zheng et al. 2024 (TCD), strategic stochastic sampling; option gamma", noise="injected"),
     },
 )

@@ -5,7 +5,7 @@ SDE (eta = 1) a step goes, constant within the step. In the spaces of `quadratur
 
     x0    S = sigma phi,  m = 1 / (rho phi)     noise^2 = sigma_t^2 - (S_t / S_s)^2 sigma_s^2
         sde   phi = exp(-eta lambda)                         (Xue et al. 2023, SA-Solver, prop. 4.2, eta = tau^2; DPM-Solver++ SDE)
-        er    phi = (exp(rho^0.3) + 10)^eta                  (Cui et al. 2023, ER-SDE-Solvers, eq. 24 and section 3.3)
+        er    phi = (exp(rho^0.3) + 10)^eta                  (Cui et al. 2023, ER-SDE-Solvers, the function of ComfyUI)
     eps   S = alpha,      m = (1 + eta) rho     noise^2 = eta sigma_t^2 (exp(2h) - 1)
 
 The noise form is another discretisation: a point mass keeps its variance in x0, and only to first order in eps.

@@ -54,8 +54,8 @@ def _3m_sde(weight: str) -> StepsOf:
     return steps
 
 
-_PAPER, _PLUS = "Lu et al. 2022 (DPM-Solver), appendix B", "Lu et al. 2022 (DPM-Solver++), algorithm 2"
-_SDE, _HALF = "Lu et al. 2022 (DPM-Solver++), section 5", "as in every public implementation"
+_PAPER, _PLUS = "Lu et al. 2022 (DPM-Solver), multistep", "Lu et al. 2022 (DPM-Solver++), algorithm 2"
+_SDE, _HALF = "Lu et al. 2022 (SDE-DPM-Solver++)", "as in every public implementation"
 
 FAMILY = Family(
     presets={

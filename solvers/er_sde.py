@@ -19,12 +19,12 @@ def _er_sde(order: int) -> StepsOf:
     return steps
 
 
-_SOURCE = "Cui et al. 2023 (ER-SDE-Solvers), algorithm"
+_SOURCE = "Cui et al. 2023, ER-SDE-Solver"
 
 FAMILY = Family(
     presets={
-        "er-sde-1": Preset(_er_sde(1), 1, 1, f"{_SOURCE} 1; options eta, moment", noise="injected"),
-        "er-sde-2": Preset(_er_sde(2), 2, 2, f"{_SOURCE} 2; options eta, moment", noise="injected"),
-        "er-sde-3": Preset(_er_sde(3), 2, 2, f"{_SOURCE} 3; options eta, moment", noise="injected"),
+        "er-sde-1": Preset(_er_sde(1), 1, 1, f"{_SOURCE}-1; options eta, moment", noise="injected"),
+        "er-sde-2": Preset(_er_sde(2), 2, 2, f"{_SOURCE}-2; options eta, moment", noise="injected"),
+        "er-sde-3": Preset(_er_sde(3), 2, 2, f"{_SOURCE}-3; options eta, moment", noise="injected"),
     },
 )

@@ -1,7 +1,8 @@
 """RES multistep: exponential Adams of the data prediction in lambda (Zhang et al. 2023, refined exponential solver).
 
 res-2m and res-3m satisfy every moment condition. RES4LYF's res_3m replaces the third by a coefficient gamma that has c_3^3
-where its derivation has c_3^2 (moment "gamma", the preset named compat): order 2. The ancestral variant steps to sigma_d.
+where its derivation has c_3^2 (moment "gamma", the preset named compat): order 2. Its single-step start is not copied. The
+ancestral variant steps to sigma_d, and measures its history where the evaluations were made.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def _ancestral(times: Sequence[float], process: Process, eta: float = 1.0, tail:
     return steps_of(times, 2, tail, eta=eta)
 
 
-_SOURCE = "Zhang et al. 2023 (RES), algorithm 3"
+_SOURCE = "Zhang et al. 2023 (RES), multistep"
 
 FAMILY = Family(
     presets={

@@ -1,6 +1,6 @@
 """SA-Solver: stochastic exponential Adams predictor and corrector in lambda, noise rate tau^2 inside a window (Xue et al. 2023).
 
-    window   middle   t in [0.2, 0.8] of the range; on ve sigma in [0.05, 1]  (section 6 and appendix E)
+    window   middle   t in [0.2, 0.8] of the range; on ve sigma in [0.05, 1]
              whole    everywhere
     tau_at   end      tau at the end of a step, and none in the last one (the authors' code, few_steps)
              start    tau at its start, also in the last step (diffusers)
@@ -51,7 +51,7 @@ def _sa_solver(mode: str) -> StepsOf:
     return steps
 
 
-_SOURCE = "Xue et al. 2023 (SA-Solver), algorithm 1; options predictor, corrector, tau, window, tau_at, moment, space, tail"
+_SOURCE = "Xue et al. 2023 (SA-Solver); options predictor, corrector, tau, window, tau_at, moment, space, tail"
 
 FAMILY = Family(
     presets={

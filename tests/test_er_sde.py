@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 def q(rho: Tensor) -> Tensor:
-    """Cui et al. 2023, the function they recommend (ER-SDE 5)."""
+    """Cui et al. 2023, the function that ComfyUI has."""
     return rho * (torch.exp(rho**0.3) + 10)
 
 

@@ -328,7 +328,7 @@ def test_probing_sample_reads_back_the_closed_form(name: str, case: Case, clean:
     assert [(e.label, e.alpha, e.sigma) for e in seen.evals] == [(e.label, e.alpha, e.sigma) for e in table.evals]
 
 
-@pytest.mark.parametrize("noise", ["sde", "ancestral"])
+@pytest.mark.parametrize("noise", ["sde", "er", "ancestral"])
 def test_probing_reads_back_the_noise_columns_too(noise: str, case: Case):
     times = case.grid(5, clean=False)
     steps = tuple(Step(to=t, order=min(2, i + 1), eta=0.6, noise=noise) for i, t in enumerate(times[1:]))
@@ -550,7 +550,7 @@ def noisy_schedule(case: Case, eta: float, noise: str, order: int, steps: int, c
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("noise", ["sde", "ancestral"])
+@pytest.mark.parametrize("noise", ["sde", "er", "ancestral"])
 @pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
 def test_stochastic_rows_carry_exactly_the_variance_of_a_point_mass(eta: float, noise: str, order: int, case: Case):
     for clean in (False, True):
@@ -622,7 +622,7 @@ def propagated_variance(table: Tableau, data: Gaussian, start_variance: Tensor) 
 
 
 @pytest.mark.parametrize("family", SMOOTH)
-@pytest.mark.parametrize(("noise", "order"), [("sde", 1), ("sde", 2), ("ancestral", 1), ("ancestral", 2)])
+@pytest.mark.parametrize(("noise", "order"), [("sde", 1), ("sde", 2), ("er", 2), ("ancestral", 1), ("ancestral", 2)])
 def test_sampled_variance_is_the_variance_of_the_rows(noise: str, order: int, family: str):
     p, data, count = CASES[family].process, anisotropic(4), 40_000
     start, end = SMOOTH[family]
