@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from search.result import Known
-from solvers import PRESETS, Process, SolverSchedule, named_grid, preset
+from solvers import DISTINCT, Process, SolverSchedule, named_grid, preset
 from solvers.presets import steps_for_nfe
 from solvers.process import name_of
 from teacher.denoiser import Teacher
@@ -37,7 +37,7 @@ def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
     """At least `count` known solvers of that budget (fewer only if no preset can spend it), unscored."""
     clean = teacher.end == teacher.process.t_clean
     here = name_of(teacher.process)
-    names = [name for name, known in PRESETS.items() if known.noise == "none" and (not known.processes or here in known.processes)]
+    names = [name for name, known in DISTINCT.items() if known.noise == "none" and (not known.processes or here in known.processes)]
     solvers = [(name, options) for name in names if steps_for_nfe(name, nfe, clean) for options in VARIANTS.get(name, ({},))]
     each = -(-count // max(1, len(solvers)))
     found = grids(teacher.process, teacher.start, teacher.end, max(6, each + 2))
@@ -49,7 +49,7 @@ def schedule(known: Known, teacher: Teacher) -> SolverSchedule:
     steps = steps_for_nfe(known.solver, known.nfe, teacher.end == teacher.process.t_clean)
     assert steps is not None  # `candidates` makes only such records
     times = named_grid(known.grid, teacher.process, steps, teacher.start, teacher.end, **known.grid_options)
-    return preset(known.solver, times, teacher.process, **known.options)
+    return preset(known.solver, times, teacher.process, **dict[str, Any](known.options))
 
 
 def best_per_solver(known: Sequence[Known]) -> list[Known]:

@@ -14,12 +14,13 @@ from .noise import draw, initial
 from .presets import preset, preset_for_nfe
 from .probe import probe
 from .process import PROCESSES, Process, process
-from .registry import METHODS, PRESETS
+from .registry import DISTINCT, METHODS, PRESETS
 from .sample import State, advance, begin, extend, sample
 from .schedule import SolverSchedule, Step
 from .tableau import At, Dense, Evaluation, Row, Tableau
 
 __all__ = [
+    "DISTINCT",
     "GRIDS",
     "METHODS",
     "PRESETS",

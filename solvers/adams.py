@@ -28,10 +28,15 @@ def _gradient_estimation(times: Sequence[float], process: Process, gamma: float 
     return steps_of(times, 2, closing(times, process), space=natural(process)["space"], domain="index", relax=2 * (gamma - 1))
 
 
+_DDIM = Preset(_ddim, 1, 1, "Song et al. 2021 (DDIM), eq. 12 and 16; first order in every space and domain; option eta")
+
 FAMILY = Family(
     methods={"multistep": Method(multistep.rows)},
     presets={
-        "ddim": Preset(_ddim, 1, 1, "Song et al. 2021 (DDIM), eq. 12 and 16; option eta"),
+        "ddim": _DDIM,
+        "dpm-solver-1": _DDIM,
+        "deis-tab0": _DDIM,
+        "unip-1": _DDIM,
         "euler": Preset(_euler, 1, 1, "Karras et al. 2022 (EDM); flow: Liu et al. 2022"),
         "gradient-estimation": Preset(
             _gradient_estimation, 1, 1, "Permenter and Yuan 2024 (gradient estimation), as in ComfyUI; option gamma"

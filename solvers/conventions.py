@@ -47,7 +47,7 @@ def steps_of(times: Sequence[float], order: int, tail: str = "full", **words: An
     return [Step(to=t, order=p, **words) for t, p in zip(times[1:], orders(order, len(times) - 1, tail), strict=True)]
 
 
-def final(times: Sequence[float], process: Process, word: str) -> list[float]:
+def ending(times: Sequence[float], process: Process, word: str) -> list[float]:
     """The grid with its end as the word says. Raises ScheduleError for an unknown word, or where no step would be left."""
     one_of("final", word, FINALS)
     noisy = [t for t in times if t != process.t_clean]

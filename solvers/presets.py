@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from .conventions import ending
 from .errors import ScheduleError
 from .family import Preset
 from .grids import Grid, as_times, named_grid
@@ -12,14 +13,18 @@ from .registry import PRESETS
 from .schedule import SolverSchedule
 
 
-def preset(name: str, grid: Grid | Sequence[float], process: Process, **options: Any) -> SolverSchedule:
+def preset(name: str, grid: Grid | Sequence[float], process: Process, final: str = "", **options: Any) -> SolverSchedule:
     """The schedule of a named sampler on a grid of N + 1 decreasing points (`times`, `sigmas`, `lambdas`, or plain times).
+
+    final "zero", "sigma_min" or "truncate" changes where the grid ends (`conventions.py`); by default it ends as it is.
 
     Raises ScheduleError for an unknown name, a bad grid, an unknown option, or a start with alpha = 0 on a process that
     cannot leave it.
     """
     known = _known(name, process)
     found = as_times(grid, process)
+    if final:
+        found = ending(found, process, final)
     try:
         steps = known.steps(found, process, **options)
     except TypeError:

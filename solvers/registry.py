@@ -17,3 +17,5 @@ FAMILIES = (
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}
 PRESETS: dict[str, Preset] = {name: preset for family in FAMILIES for name, preset in family.presets.items()}
+DISTINCT: dict[str, Preset] = {next(n for n, other in PRESETS.items() if other is known): known for known in PRESETS.values()}
+"""The presets without their aliases, each under its first name."""

@@ -15,15 +15,15 @@ from .schedule import Step
 
 
 def _unip(order: int) -> StepsOf:
-    def steps(times: Sequence[float], process: Process, moment: str = "bh2", tail: str = "lower") -> list[Step]:
-        return steps_of(times, order, tail, moment=moment)
+    def steps(times: Sequence[float], process: Process, moment: str = "bh2", space: str = "x0", tail: str = "lower") -> list[Step]:
+        return steps_of(times, order, tail, moment=moment, space=space)
 
     return steps
 
 
 def _unipc(order: int, weights: str = "bh2") -> StepsOf:
-    def steps(times: Sequence[float], process: Process, moment: str = weights, tail: str = "lower") -> list[Step]:
-        count, words = len(times) - 1, dict[str, Any](moment=moment)
+    def steps(times: Sequence[float], process: Process, moment: str = weights, space: str = "x0", tail: str = "lower") -> list[Step]:
+        count, words = len(times) - 1, dict[str, Any](moment=moment, space=space)
         found = enumerate(zip(times[1:], orders(order, count, tail), strict=True))
         return [Step(to=t, order=p, corrector=p if i + 1 < count else 0, **words) for i, (t, p) in found]
 
@@ -31,7 +31,7 @@ def _unipc(order: int, weights: str = "bh2") -> StepsOf:
 
 
 def _preset(steps: StepsOf, order: float, what: str) -> Preset:
-    return Preset(steps, order, order, f"Zhao et al. 2023 (UniPC), {what}; options moment, tail")
+    return Preset(steps, order, order, f"Zhao et al. 2023 (UniPC), {what}; options moment, space, tail")
 
 
 FAMILY = Family(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from solvers import PRESETS, At, Process, process
+from solvers import DISTINCT, At, Process, process
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ CASES: dict[str, Case] = {
 }
 
 
-EVERYWHERE = [name for name, known in PRESETS.items() if not known.processes]
+EVERYWHERE = [name for name, known in DISTINCT.items() if not known.processes]
 """The presets that every process admits."""
 
 

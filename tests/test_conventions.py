@@ -4,7 +4,7 @@ import pytest
 from oracle import CASES, Case
 
 from solvers import ScheduleError, preset
-from solvers.conventions import FINALS, final, orders
+from solvers.conventions import FINALS, ending, orders
 
 
 @pytest.mark.parametrize(
@@ -28,17 +28,18 @@ def test_orders_rise_from_one_and_end_as_the_word_says(count: int, tail: str, ex
 def test_a_grid_ends_at_zero_at_its_last_noisy_point_or_one_before(case: Case):
     noisy, clean = case.grid(5, clean=False), case.process.t_clean
     for given in (noisy, [*noisy, clean]):
-        assert final(given, case.process, "zero") == [*noisy, clean]
-        assert final(given, case.process, "sigma_min") == noisy
-        assert final(given, case.process, "truncate") == noisy[:-1]
+        assert ending(given, case.process, "zero") == [*noisy, clean]
+        assert ending(given, case.process, "sigma_min") == noisy
+        assert ending(given, case.process, "truncate") == noisy[:-1]
+        assert preset("unipc-2", given, case.process, final="truncate") == preset("unipc-2", noisy[:-1], case.process)
 
 
 def test_a_final_may_not_leave_an_empty_grid():
     p = CASES["ve"].process
     with pytest.raises(ScheduleError, match="leaves no step"):
-        final([2.0, 1.0], p, "truncate")
+        ending([2.0, 1.0], p, "truncate")
     with pytest.raises(ScheduleError, match=", ".join(FINALS)):
-        final([2.0, 1.0], p, "sigma_max")
+        preset("ddim", [2.0, 1.0], p, final="sigma_max")
 
 
 @pytest.mark.parametrize("name", ["unipc-3", "dpmpp-3m", "lms", "res-2m"])

@@ -349,6 +349,15 @@ def test_unipc_equals_diffusers(order: int, moment: str, end: str, diffusers: An
     both_agree(preset(f"unipc-{order}", times, p, moment=moment), d_sampler(scheduler, at, "sample", 9), bound)
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("moment", ["bh1", "bh2"])
+def test_unipc_of_the_noise_prediction_equals_diffusers(order: int, moment: str, diffusers: Any):
+    kind, bound = diffusers("UniPCMultistepScheduler")
+    scheduler = kind(**BETAS, solver_order=order, solver_type=moment, predict_x0=False, final_sigmas_type="sigma_min")
+    p, times, at = of_table(scheduler, 9, 0.0)
+    both_agree(preset(f"unipc-{order}", times, p, moment=moment, space="eps"), d_sampler(scheduler, at, "sample", 9), bound)
+
+
 def test_unipc_bh1_has_an_end_at_sigma_zero_where_diffusers_has_none(diffusers: Any):
     kind, _ = diffusers("UniPCMultistepScheduler")
     scheduler = kind(**BETAS, solver_order=2, solver_type="bh1", final_sigmas_type="zero")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import solvers.prediction as prediction
 from solvers import (
+    DISTINCT,
     PRESETS,
     Row,
     ScheduleError,
@@ -39,7 +40,7 @@ from solvers import (
 from solvers.process import name_of
 
 SMOOTH = {"vp-linear": (0.9, 0.1), "ve": (10.0, 0.2), "flow": (0.9, 0.1)}  # where a step stays well below the length of the problem
-every_preset = pytest.mark.parametrize("name", {id(known): name for name, known in PRESETS.items()}.values())  # an alias once
+every_preset = pytest.mark.parametrize("name", DISTINCT)
 F64 = torch.float64
 
 
@@ -487,7 +488,7 @@ def stick_breaking(case: Case, gaps: Tensor) -> Tensor:
     return case.start + (case.process.t_clean - case.start) * ends / ends[-1]
 
 
-@pytest.mark.parametrize(("name", "eta"), [*((name, 0.0) for name in PRESETS), ("ddim", 1.0)])
+@pytest.mark.parametrize(("name", "eta"), [*((name, 0.0) for name in DISTINCT), ("ddim", 1.0)])
 def test_both_kinds_of_gradient_survive_a_clean_end(name: str, case: Case, eta: float):
     defined_on(name, name_of(case.process))
     gaps = float64([0.3, 0.1, -0.2, 0.2]).requires_grad_()
