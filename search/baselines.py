@@ -1,5 +1,6 @@
 """The best that is known: every preset on every grid, the grids' own numbers tuned, with at least as many evaluations as the search.
 
+Half of them go to all solvers on a few grids each, the other half to the best kinds of solvers on many grids.
 They are scored on `fit` like any trial; the best few again on `select`, and the best there is the baseline of the report.
 """
 
@@ -34,7 +35,7 @@ def grids(process: Process, start: float, end: float, count: int) -> Iterator[tu
 
 
 def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
-    """At least `count` known solvers of that budget (fewer only if no preset can spend it), unscored."""
+    """At least `count` known solvers of that budget (fewer only if no preset can spend it), unscored: all of them, on few grids."""
     clean = teacher.end == teacher.process.t_clean
     here = name_of(teacher.process)
     names = [name for name, known in DISTINCT.items() if known.noise == "none" and (not known.processes or here in known.processes)]
@@ -42,6 +43,17 @@ def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
     each = -(-count // max(1, len(solvers)))
     found = grids(teacher.process, teacher.start, teacher.end, max(6, each + 2))
     return [Known(name, dict(o), grid, g, nfe) for grid, g in found for name, o in solvers]
+
+
+def finer(teacher: Teacher, scored: Sequence[Known], kinds: int, count: int) -> list[Known]:
+    """About `count` more, unscored: the best `kinds` of solvers with their options, on many grids."""
+    best: list[Known] = []
+    for item in scored:
+        if len(best) < kinds and (item.solver, item.options) not in [(b.solver, b.options) for b in best]:
+            best.append(item)
+    found = list(grids(teacher.process, teacher.start, teacher.end, max(6, -(-count // max(1, len(best))) + 2)))
+    seen = [(item.solver, item.options, item.grid, item.grid_options) for item in scored]
+    return [Known(b.solver, b.options, grid, g, b.nfe) for b in best for grid, g in found if (b.solver, b.options, grid, g) not in seen]
 
 
 def schedule(known: Known, teacher: Teacher) -> SolverSchedule:

@@ -14,6 +14,8 @@ from solvers import compile
 from solvers.atomic import write_atomically
 from teacher import trajectories
 
+KINDS = 6  # solvers with their options that are tuned on finer grids
+
 
 def tune_known(campaign: Campaign) -> tuple[list[Known], Cost]:
     """Score known solvers on `fit`, the best few on `select`; best first (by `select`, then by `fit`). Kept in known.json.
@@ -23,22 +25,29 @@ def tune_known(campaign: Campaign) -> tuple[list[Known], Cost]:
     path, partial = campaign.directory / "known.json", campaign.directory / "known-so-far.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=tuple[list[Known], Cost])
-    settings = campaign.settings
-    wanted = baselines.candidates(campaign.teacher, settings.nfe, settings.budget.known or settings.budget.trials)
+    settings, nfe = campaign.settings, campaign.settings.nfe
+    count = settings.budget.known or settings.budget.trials
+    wanted = baselines.candidates(campaign.teacher, nfe, -(-count // 2))
     if not wanted:
-        raise CampaignError(f"No known solver can spend exactly {settings.nfe} evaluations.")
-    known = [item for item in scored(campaign, wanted, "fit", "known solvers", partial) if item.fit is not None]
-    known.sort(key=lambda item: value(item.fit))
+        raise CampaignError(f"No known solver can spend exactly {nfe} evaluations.")
+    coarse = ranked(scored(campaign, wanted, "fit", "known solvers", partial))
+    wanted += baselines.finer(campaign.teacher, coarse, KINDS, count - len(wanted))
+    known = ranked(scored(campaign, wanted, "fit", "known solvers, finer grids", partial))
     best = {id(item) for item in (*known[: settings.budget.finalists], *baselines.best_per_solver(known))}
     finalists = [item for item in known if id(item) in best]
     select = scored(campaign, finalists, "select", "known solvers, finalists")
     select.sort(key=lambda item: value(item.select))
     ordered = select + [item for item in known if id(item) not in best]
-    fit, nfe = settings.seeds.fit, settings.nfe
+    fit = settings.seeds.fit
     cost = Cost(len(wanted) * nfe * fit, (len(wanted) * (nfe - 1) + 1) * fit) + campaign.on("select").cost
     write_atomically(path, msgspec.json.encode((ordered, cost)))
     partial.unlink(missing_ok=True)
     return ordered, cost
+
+
+def ranked(known: Sequence[Known]) -> list[Known]:
+    """Best on `fit` first, without those that diverged."""
+    return sorted((item for item in known if item.fit is not None), key=lambda item: value(item.fit))
 
 
 def value(score: float | None) -> float:
