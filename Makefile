@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LPIPS := .cache/lpips-weights
 
-.PHONY: search test bench bench-search install
+.PHONY: search test bench bench-search conformance install
 search: install
 	$(BIN)/python search.py
 
@@ -16,6 +16,9 @@ test: install
 
 bench: install
 	$(BIN)/python tests/bench.py
+
+conformance: install
+	$(BIN)/python tests/conformance.py
 
 bench-search: install
 	$(BIN)/python tests/bench_search.py

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from solvers import FittedFor, compile, load, named_grid, preset, process, sample, save
+from solvers.registry import DISTINCT
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,6 +69,11 @@ def test_the_numpy_program_in_the_docs_executes_a_file_as_we_do(file):
     theirs = scope["run"](file, lambda x, label, alpha, sigma: np.tanh(x) / (1 + sigma), x)
     ours = sample(lambda x, at: x.tanh() / (1 + at.sigma), torch.tensor(x), load(file).tableau)
     np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_the_conformance_page_has_a_line_for_every_method():
+    page = (ROOT / "docs" / "conformance.md").read_text()
+    assert re.findall(r"^\| `([\w-]+)`", page, re.M) == list(DISTINCT)  # `make conformance` writes it
 
 
 def test_train_writes_a_better_file_that_says_where_it_comes_from(file, tmp_path):

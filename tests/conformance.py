@@ -1,0 +1,129 @@
+"""`make conformance` writes docs/conformance.md: what every preset is held to, and how far it is from its references.
+
+The references are compared by the tests themselves; here they run once more and the differences are kept. Orders are measured
+as in the order law. Whatever has no public reference is held to the laws and to the identities in the test files named.
+"""
+
+import contextlib
+import math
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracle import CASES
+from test_solver_laws import slope
+
+from solvers import PRESETS, preset
+from solvers.registry import DISTINCT
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "conformance.md"
+ERRATA = {
+    "dpmpp-3m": "public 3M halves the second derivative and has order 2: `dpmpp-3m-compat`",
+    "dpm-solver-3m": 'public 3M halves the second derivative: option third="half"',
+    "dpmpp-3m-sde": 'public 3M SDE halves it: `dpmpp-3m-sde-compat`; diffusers\' has a sign wrong, order 1: option third="slip"',
+    "lms": "ipndm_v of diff-sampler and ComfyUI errs at orders 3 and 4: `ipndm-v-compat`",
+    "deis-log-rho": "diffusers calls it DEIS; the paper's tAB is `deis-tab3`",
+    "unipc-3": "vary_coeff of uni_pc.py has order 1: `unipc-3-vary-compat`; diffusers' bh1 to sigma 0 gives NaN, ours is finite",
+    "res-3m": "RES4LYF's gamma has c3^3 for c3^2: `res-3m-compat`",
+    "er-sde-3": "its derivative is a plain difference, order 2 in the drift",
+    "sa-solver": 'diffusers takes tau at the start of a step: option tau_at="start"',
+    "dpmpp-sde": "k-diffusion correlates stage and step noise by a Brownian tree over sigma: `dpmpp-sde-compat`",
+}
+
+
+class Recorder:
+    """A pytest plugin that keeps what each reference test measured, and for which preset."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.name, self.reference = "", ""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for module in {item.module for item in session.items}:
+            for function, before in (("preset", self._preset), ("k_sampler", self._k), ("d_sampler", self._d)):
+                self._before(module, function, before)
+            for function in ("table_difference", "sample_difference"):
+                self._after(module, function)
+
+    def _before(self, module: Any, function: str, note: Any) -> None:
+        plain = getattr(module, function)
+        setattr(module, function, lambda first, *rest, **words: (note(first), plain(first, *rest, **words))[1])
+
+    def _after(self, module: Any, function: str) -> None:
+        plain = getattr(module, function)
+
+        def measured(*words: Any, **more: Any) -> float:
+            difference = plain(*words, **more)
+            if self.precise:
+                self.found[self.name][self.reference + "\0" + function].append(difference)
+            return difference
+
+        setattr(module, function, measured)
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self.precise = "stock" not in item.name
+
+    def _preset(self, name: str) -> None:
+        self.name = next(first for first in DISTINCT if DISTINCT[first] is PRESETS[name])
+
+    def _k(self, function: Any) -> None:
+        self.reference = f"k-diffusion {function.__name__}"
+
+    def _d(self, scheduler: Any) -> None:
+        self.reference = f"diffusers {type(scheduler).__name__}"
+
+
+def measured_orders() -> dict[str, str]:
+    """The slope of every preset on smooth grids of vp-linear, ve and flow, of those it is defined on."""
+    found = {}
+    for name, known in DISTINCT.items():
+        count, slopes = (64 if known.order < 4 else 128), []
+        for family in ("vp-linear", "ve", "flow"):
+            if not known.processes or family in known.processes:
+                with contextlib.suppress(ZeroDivisionError, ValueError):
+                    process = CASES[family].process
+                    slopes.append(slope(family, lambda times, n=name, p=process: preset(n, times, p), (count, 2 * count), False))
+        found[name] = ", ".join(f"{max(0.0, s):.1f}" for s in slopes if math.isfinite(s))
+    return found
+
+
+def rows(recorder: Recorder) -> list[str]:
+    """The table's lines."""
+    orders, sources = measured_orders(), {path.name: path.read_text() for path in sorted(HERE.glob("test_*.py"))}
+    lines = ["| method | order | measured | NFE of 10 steps | reference | dense | final | errata and conventions |", "|" + "---|" * 8]
+    for name, known in DISTINCT.items():
+        others = [other for other, preset in PRESETS.items() if preset is known and other != name]
+        references = sorted({key.split("\0")[0] for key in recorder.found[name]})
+        differences = [
+            [max(recorder.found[name][f"{r}\0{f}"], default=math.nan) for r in references]
+            for f in ("table_difference", "sample_difference")
+        ]
+        if not references:
+            files = [file for file, text in sources.items() if re.search(rf'["\']{re.escape(name)}["\']', text) and "laws" not in file]
+            references = [f"laws; {', '.join(files)}" if files else "laws"]
+        shown = [", ".join("-" if math.isnan(d) else f"{d:.0e}" for d in column) or "-" for column in differences]
+        title = f"`{name}`" + (f" ({', '.join(f'`{o}`' for o in others)})" if others else "")
+        kind = " (weak)" if known.noise != "none" else ""
+        said = "; ".join(ERRATA[n] for n in (name, *others) if n in ERRATA)
+        cells = [title, f"{known.order:g}{kind}", orders[name], str(known.nfe(10, False)), "; ".join(references), *shown, said]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    recorder = Recorder()
+    if pytest.main(["-q", "-p", "no:cacheprovider", str(HERE / "test_references.py")], plugins=[recorder]):
+        sys.exit("error: the reference tests do not pass; no page was written")
+    head = """# Conformance
+
+Written by `make conformance`. Order: slope of the error as declared, and as measured on smooth grids with a graded start (vp-linear,
+ve, flow, where the method is defined); a stochastic method's is the weak order, of mean and variance. Dense: largest difference of the
+closed forms to the reference's, read by probing, relative to the largest coefficient. Final: difference of the samples on a mixture of
+Gaussians. Both in float64, worst over the cases of `tests/test_references.py`; diffusers with its float32 tables computed in float64.
+"""
+    PAGE.write_text(head + "\n" + "\n".join(rows(recorder)) + "\n")
+    print(f"{PAGE}: {len(DISTINCT)} methods")
