@@ -54,7 +54,7 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
         known, _ = tune_known(ours)
         proposals, trials, points = Proposals(ours, known), [], []
         task = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS)
-        fit = ours.on("fit")
+        fit, start = ours.on("fit"), ours.on("fit").cost
         while len(trials) < TRIALS:
             proposed = proposals.generation(len(trials) // asked.budget.generation, trials)
             values = ours.scores([compile(ours.space.decode(t.params)) for t in proposed], "fit")
@@ -66,12 +66,9 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
             if len(trials) % EVERY == 0:
                 best = min((t for t in trials if t.value is not None), key=lambda t: t.value)
                 error = ours.scores([compile(ours.space.decode(best.params))], "test")[0]
-                points.append({"trials": len(trials), **vars_of(fit.cost), "fit": best.value, "test": error})
+                spent = {"logical": fit.cost.logical - start.logical, "physical": fit.cost.physical - start.physical}
+                points.append({"trials": len(trials), **spent, "fit": best.value, "test": error})
     write_atomically(cell(model, nfe, name, seed), (json.dumps(points) + "\n").encode())
-
-
-def vars_of(cost) -> dict[str, int]:
-    return {"logical": cost.logical, "physical": cost.physical}
 
 
 def table() -> str:
