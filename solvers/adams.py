@@ -5,6 +5,7 @@ from typing import Any
 
 from . import multistep
 from .conventions import closing, steps_of
+from .diffusion import ANCESTRAL, SDE
 from .family import Family, Method, Preset
 from .process import Process, name_of
 from .schedule import Step
@@ -31,7 +32,7 @@ def _gradient_estimation(times: Sequence[float], process: Process, gamma: float 
 _DDIM = Preset(_ddim, 1, 1, "Song et al. 2021 (DDIM), eq. 12 and 16; first order in every space and domain; option eta")
 
 FAMILY = Family(
-    methods={"multistep": Method(multistep.rows)},
+    methods={"multistep": Method(multistep.rows, noises=ANCESTRAL + SDE)},
     presets={
         "ddim": _DDIM,
         "dpm-solver-1": _DDIM,

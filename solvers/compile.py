@@ -37,6 +37,8 @@ def compile(schedule: SolverSchedule, times: Tensor | None = None, labels: Tenso
         strange = set(step.numbers) - set(METHODS[step.method].numbers)
         if strange:
             raise ScheduleError(f"Step {index}: method {step.method!r} has no number {', '.join(sorted(strange))}.")
+        if step.eta and step.noise not in METHODS[step.method].noises:
+            raise ScheduleError(f"Step {index}: method {step.method!r} cannot inject noise of kind {step.noise!r}.")
         defaults = METHODS[step.method].numbers
         steps.append(msgspec.structs.replace(step, numbers={**defaults, **step.numbers}) if defaults else step)
     schedule = SolverSchedule(schedule.process, schedule.start, tuple(steps))

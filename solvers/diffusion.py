@@ -19,6 +19,9 @@ from torch import Tensor
 
 from .schedule import Step
 
+ANCESTRAL = ("ancestral", "rectified")
+SDE = ("sde", "er")
+
 
 @dataclass(frozen=True)
 class Diffusion:
@@ -30,7 +33,7 @@ class Diffusion:
     @classmethod
     def of(cls, step: Step, clean: bool) -> "Diffusion":
         """That of a step; at a clean end there is no room for noise, and ancestral noise only moves the target."""
-        return NONE if clean or step.noise == "ancestral" else cls(step.noise, step.eta)
+        return NONE if clean or step.noise in ANCESTRAL else cls(step.noise, step.eta)
 
     def log_fading(self, lambda_: Tensor) -> Tensor:
         """Log phi."""

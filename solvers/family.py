@@ -22,10 +22,14 @@ ONE = each(1)
 
 @dataclass(frozen=True)
 class Method:
-    """How a step becomes rows: `rows(builder, i)` writes those of step i. `numbers`: what Step.numbers may hold, with defaults."""
+    """How a step becomes rows: `rows(builder, i)` writes those of step i. `numbers`: what Step.numbers may hold, with defaults.
+
+    noises: the words of Step.noise that it knows.
+    """
 
     rows: Callable[[Builder, int], None]
     numbers: Mapping[str, float] = field(default_factory=dict[str, float])
+    noises: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,13 @@ asked at the predicted state, and the next step starts from the corrected one (P
 is asked again there (Xue et al. 2023, SA-Solver). Both formulas receive the same noise.
 Exact in (x0, lambda): DPM-Solver++ and exponential Adams; (eps, t): DEIS; (eps, rho): LMS; (eps, index): iPNDM.
 
-Ancestral noise, with h = lambda_t - lambda_s: c = eta sigma_t sqrt(1 - e^(-2h)); the deterministic step goes to
-sigma_d = sqrt(sigma_t^2 - c^2) (DDIM-eta, eq. 16). The other kinds change the drift: `diffusion.py`.
+Ancestral noise follows a deterministic step to a quieter point: `ancestral.py`. The other kinds change the drift: `diffusion.py`.
 """
 
-from dataclasses import replace
-
-import torch
-
+from .ancestral import quieter
 from .build import Builder, Form
-from .diffusion import Diffusion
-from .quadrature import Node, injected
+from .diffusion import ANCESTRAL, Diffusion
+from .quadrature import injected
 
 
 def rows(builder: Builder, i: int) -> None:
@@ -25,10 +21,8 @@ def rows(builder: Builder, i: int) -> None:
     current, past = builder.history[-1], builder.history[-2::-1]
     target, start, noise = t, builder.state, Form()
     if step.eta and not t.clean:
-        if step.noise == "ancestral":
-            gap = torch.where(torch.isfinite(s.lambda_), t.lambda_ - s.lambda_, torch.inf)
-            width = t.sigma * (step.eta * (-torch.expm1(-2 * gap)).sqrt()).clamp_max(1)
-            target = _quieter(builder, t, width)
+        if step.noise in ANCESTRAL:
+            target, width = quieter(builder.schedule.process, step, s, t)
         else:
             width = injected(step.space, s, t, Diffusion.of(step, t.clean))
         noise[builder.noise()] = width
@@ -37,10 +31,3 @@ def rows(builder: Builder, i: int) -> None:
     if step.corrector and i + 1 < len(builder.steps):
         new = builder.history[-1]
         builder.correct(builder.step_form(step, current, t, [*past[: step.corrector - 1], new], start) | noise, step.mode)
-
-
-def _quieter(builder: Builder, t: Node, noise: torch.Tensor) -> Node:
-    """The node with t's alpha and the sigma that is left when `noise` is added afterwards."""
-    sigma = (t.sigma**2 - noise**2).clamp_min(1e-300).sqrt()
-    lambda_ = t.alpha.log() - sigma.log()
-    return replace(t, sigma=sigma, lambda_=lambda_, time=builder.schedule.process.time_of(lambda_))

@@ -19,6 +19,7 @@ Everything is differentiable in the times and works on any leading shape of them
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -132,6 +133,27 @@ def weights(
         found = [(density * lagrange(nodes_u, j, positions)).sum(-1) for j in moving]
     by_node = {id(n): c for n, c in zip(live, found, strict=True)}
     return [by_node.get(id(n), zero) for n in others]
+
+
+def phi(space: str, domain: str, k: int, process: Process, s: Node, t: Node, diffusion: Diffusion = NONE) -> Tensor:
+    """S_t * integral of theta^(k - 1) / (k - 1)! dm with theta = (u - u_s) / (u_t - u_s): the phi_k of exponential Runge-Kutta.
+
+    Times +-h, it is phi_k(-+h) in the domain lambda, and 1 / k! of the whole in the classical ones. k = 1 is the first-order step;
+    k = 0 stands for phi_1 = 1, as in UniPC's bh1. At sigma_t = 0 in space x0, where all of m lies at t, the limit is taken.
+    """
+    total = transfer(space, s, t, diffusion)[1]
+    if k == 0 and not (s.pure or t.clean):
+        return _plain_total(space, s, t, diffusion)
+    if k < 2:
+        return total
+    if domain == "index":
+        return total / math.factorial(k)
+    if space == "x0" and t.clean:
+        return total / math.factorial(k - 1)
+    positions, density = _rule(space, domain, process, s, t, diffusion)
+    start = coordinate(domain, process, s)[..., None]
+    theta = (positions - start) / (coordinate(domain, process, t)[..., None] - start)
+    return (density * theta ** (k - 1)).sum(-1) / math.factorial(k - 1)
 
 
 def lagrange(nodes: Sequence[Tensor], j: int, u: Tensor) -> Tensor:

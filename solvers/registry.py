@@ -1,6 +1,6 @@
 """Every family the runtime knows. To add one, write its file and name it here."""
 
-from . import adams, consistency, deis, dpm_solver, er_sde, res, sa_solver, single_step, unipc
+from . import adams, ancestral, consistency, deis, dpm_solver, dpm_solver_single, er_sde, res, runge_kutta, sa_solver, unipc
 from .family import Method, Preset
 
 FAMILIES = (
@@ -12,7 +12,9 @@ FAMILIES = (
     sa_solver.FAMILY,
     er_sde.FAMILY,
     consistency.FAMILY,
-    single_step.FAMILY,
+    runge_kutta.FAMILY,
+    dpm_solver_single.FAMILY,
+    ancestral.FAMILY,
 )
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}

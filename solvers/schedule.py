@@ -30,7 +30,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 public implementation does: "half", "slip", "difference", "gamma", "vary" (see moments.py)
     relax       multiplies what the step adds to the first-order step; 1 is the method itself
     label       the time told to the network at the start of the step; none: the time of the state
-    eta, noise  noise injected, as fractions of the reverse-time SDE's: "ancestral", "sde" (space x0 or eps) or "er" (x0)
+    eta, noise  noise injected, as fractions of the reverse-time SDE's: "ancestral" or "rectified" (flow), "sde" (x0 or eps), "er" (x0)
     numbers     further numbers of the method, by the names that it declares (where a stage lies, momentum, ...)
     knobs       handed verbatim to the denoiser at the start of the step (guidance scale, ...)
     """
@@ -46,7 +46,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relax: Annotated[float, msgspec.Meta(ge=-8, le=8)] = 1.0
     label: float | None = None
     eta: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0
-    noise: Literal["ancestral", "sde", "er"] = "ancestral"
+    noise: Literal["ancestral", "rectified", "sde", "er"] = "ancestral"
     numbers: dict[KnobName, float] = {}
     knobs: dict[KnobName, float] = {}
 
@@ -66,12 +66,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ]
         if not all(map(math.isfinite, numbers)):
             raise ScheduleError("A step holds a number that is not finite.")
-        if self.eta and self.space not in {"ancestral": ("x0", "eps", "flow"), "sde": ("x0", "eps"), "er": ("x0",)}[self.noise]:
+        if self.eta and self.space not in {"sde": ("x0", "eps"), "er": ("x0",)}.get(self.noise, ("x0", "eps", "flow")):
             raise ScheduleError(f"Noise of kind {self.noise!r} is not defined in space {self.space!r}.")
-        if self.eta and self.corrector and self.noise == "ancestral":
+        if self.eta and self.corrector and self.noise in ("ancestral", "rectified"):
             raise ScheduleError("A corrector cannot follow ancestral noise: use noise 'sde' or 'er'.")
-        if self.eta and self.method != "multistep":
-            raise ScheduleError("A step with eta > 0 must be a multistep one.")
         if self.moment == "bh1" and (self.space == "flow" or self.domain != "lambda"):
             raise ScheduleError("The bh1 moment is defined in the spaces 'x0' and 'eps' with domain 'lambda' only.")
 
