@@ -6,6 +6,7 @@ t = compile(preset("dpmpp-2m", [80.0, 10.0, 1.0, 0.0], p))
 x = sample(denoiser, initial(range(4), (3, 32, 32), t), t)
 """
 
+from .adaptive import Tolerance, adaptive
 from .compile import compile
 from .errors import ScheduleError
 from .file import FittedFor, Provenance, ScheduleFile, Score, load, save
@@ -39,6 +40,8 @@ __all__ = [
     "State",
     "Step",
     "Tableau",
+    "Tolerance",
+    "adaptive",
     "advance",
     "begin",
     "compile",

@@ -85,12 +85,27 @@ class Builder:
         if i == len(self.steps):
             self.write(slot, self.nodes[i], form)
             return
+        if i and self.steps[i].numbers.get("churn"):
+            form = self.churned(i, form)
         step, label = self.steps[i], None
         if self.labels is not None:
             label = self.labels[..., i]
         elif step.label is not None:
             label = torch.tensor(step.label, dtype=torch.float64)
         self.history.append(self.ask(slot, self.nodes[i], form, label, step.knobs))
+
+    def churned(self, i: int, form: Form) -> Form:
+        """The state at node i with noise on top, and the node moved up: to rho (1 + churn), but not above where sampling starts.
+
+        Karras et al. 2022, algorithm 2, for any alpha. The start itself stays: the network knows nothing noisier.
+        """
+        numbers, s, first = self.steps[i].numbers, self.nodes[i], self.nodes[0]
+        rho = torch.minimum(s.sigma / s.alpha * (1 + numbers["churn"]), first.sigma / first.alpha)
+        up = nodes(self.schedule.process, self.schedule.process.time_of(-rho.log())[..., None], [self.schedule.times[i]])[0]
+        scale = up.alpha / s.alpha
+        self.nodes[i] = up
+        added = numbers["s_noise"] * (up.sigma**2 - (scale * s.sigma) ** 2).sqrt()
+        return {slot: scale * c for slot, c in form.items()} | {self.noise(): added}
 
     def correct(self, form: Form, mode: str = "pec") -> None:
         """Replace the current state; the evaluation made there stays ("pec") or is made again at the new state ("pece")."""

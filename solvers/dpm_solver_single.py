@@ -8,10 +8,13 @@ fast 3S, ..., 3S, 2S, 1S: the sequence of dpm_solver_pytorch and k-diffusion's s
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from .ancestral import natural_noise
+from .build import Builder
 from .diffusion import ANCESTRAL, SDE
 from .dpm_solver import SOLVER_TYPES
-from .family import Family, Method, Preset, StepsOf, each
+from .family import Family, Method, Preset, StepsOf, each, one_of
 from .process import Process
 from .schedule import Step
 from .single_step import Stage, Term, rows, sigma_tree
@@ -36,6 +39,30 @@ def two(step: Step) -> Sequence[Stage]:
     """The stage c_2 with weight phi_1 / (2 c_2)."""
     c2 = step.numbers["c2"]
     return Stage(c2), Stage(1.0, [Term(1 / (2 * c2), 1, of=1)])
+
+
+def restart(builder: Builder, i: int) -> None:
+    """Step i of order p, from the state p - 1 steps ago, through all evaluations since."""
+    step = builder.steps[i]
+    builder.keep(i)
+    base, *others = builder.history[-step.order :]
+    if step.order == 3 and step.moment == "bh2":  # the last stage alone, by phi_2
+        step, others = msgspec.structs.replace(step, moment="exact"), others[1:]
+    builder.arrive(i + 1, builder.step_form(step, base, builder.nodes[i + 1], others, builder.states[-step.order], step.relax))
+
+
+def _singlestep(space: str) -> StepsOf:
+    def steps(times: Sequence[float], process: Process, order: int = 3, moment: str = "midpoint", tail: str = "lower") -> list[Step]:
+        one_of("order of a singlestep solver", order, (1, 2, 3))
+        one_of("tail", tail, ("lower", "full"))
+        count = len(times) - 1
+        found = [i % order + 1 for i in range(count)]
+        if times[-1] == process.t_clean or (tail == "lower" and count % order == 0):
+            found[-1] = 1
+        words: dict[str, Any] = {"method": "restart", "space": space, "moment": SOLVER_TYPES.get(moment, moment)}
+        return [Step(to=t, order=p, **words) for t, p in zip(times[1:], found, strict=True)]
+
+    return steps
 
 
 def _2s(space: str) -> StepsOf:
@@ -85,6 +112,7 @@ _SDE = ANCESTRAL + SDE
 FAMILY = Family(
     methods={
         "dpm-3s": Method(rows(three), {"c2": 1 / 3, "c3": 2 / 3}, _SDE),
+        "restart": Method(restart),
         "midpoint-sigma-tree": Method(rows(two, sigma_tree), {"c2": 0.5}, SDE),
     },
     presets={
@@ -92,6 +120,8 @@ FAMILY = Family(
         "dpm-solver-3s": Preset(_3s("eps"), 3, 3, f"{_PAPER} 2; options c2, c3, moment", each(3)),
         "dpmpp-2s": Preset(_2s("x0"), 2, 2, f"{_PLUS}; options c2, moment", each(2)),
         "dpmpp-3s": Preset(_3s("x0"), 3, 3, f"{_PLUS}, third order; options c2, c3, moment", each(3)),
+        "dpm-solver-singlestep": Preset(_singlestep("eps"), 2, 2, f"{_PAPER} 2, stages on the grid; options order, moment, tail"),
+        "dpmpp-singlestep": Preset(_singlestep("x0"), 2, 2, f"{_PLUS}, stages on the grid; options order, moment, tail"),
         "dpm-fast": Preset(_fast, 2, 2, f"{_PAPER} 2 and appendix D.3, DPM-Solver-fast; option eta", _fast_cost),
         "dpmpp-2s-ancestral": Preset(_2s_ancestral, 1, 1, "k-diffusion's sample_dpmpp_2s_ancestral; option eta", each(2), "injected"),
         "dpmpp-sde": Preset(

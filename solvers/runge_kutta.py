@@ -7,8 +7,11 @@ ho-3-compat           the same with RES4LYF's gamma, which has c_3^3 for c_3^2: 
 kutta-3, rk4          classical: (eps, rho) is rhoRK (Zhang and Chen 2023, DEIS), (eps, index) with the transfer of PNDM
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from .adams import natural
 from .diffusion import ANCESTRAL, SDE
@@ -68,6 +71,16 @@ def _heun_steps(times: Sequence[float], process: Process) -> list[Step]:
     return [Step(to=t, method="heun", **natural(process)) for t in times[1:]]
 
 
+def _churn(
+    times: Sequence[float], process: Process, s_churn: float = 40.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
+) -> list[Step]:
+    gamma = min(s_churn / (len(times) - 1), math.sqrt(2) - 1)
+    sigmas = [float(process.sigma_of(t)) for t in times[:-1]]
+    churns = [gamma if s_tmin <= sigma <= s_tmax else 0.0 for sigma in sigmas]
+    steps = zip(_heun_steps(times, process), churns, strict=True)
+    return [msgspec.structs.replace(step, numbers={"churn": churn, "s_noise": s_noise}) for step, churn in steps]
+
+
 def _res_2s(times: Sequence[float], process: Process, c2: float = 0.5) -> list[Step]:
     return [Step(to=t, method="midpoint", numbers={"c2": c2}) for t in times[1:]]
 
@@ -93,7 +106,7 @@ _SDE = ANCESTRAL + SDE
 
 FAMILY = Family(
     methods={
-        "heun": Method(rows(_heun), noises=_SDE),
+        "heun": Method(rows(_heun), {"churn": 0.0, "s_noise": 1.0}, _SDE),
         "midpoint": Method(rows(_midpoint), {"c2": 0.5}, _SDE),
         "ho-3": Method(rows(_hochbruck_ostermann(2)), {"c2": 0.5, "c3": 1.0}, _SDE),
         "ho-3-compat": Method(rows(_hochbruck_ostermann(3)), {"c2": 0.5, "c3": 1.0}, _SDE),
@@ -102,6 +115,9 @@ FAMILY = Family(
     },
     presets={
         "heun": Preset(_heun_steps, 2, 2, "Karras et al. 2022 (EDM), algorithm 1, without churn", each(2)),
+        "heun-churn": Preset(
+            _churn, 2, 2, "Karras et al. 2022 (EDM), algorithm 2; options s_churn, s_tmin, s_tmax, s_noise", each(2), "injected"
+        ),
         "res-2s": Preset(_res_2s, 2, 2, f"{_RES}; option c2", each(2)),
         "res-2s-stable": Preset(plain("midpoint", moment="bh2"), 2, 2, f"{_RES}, all weight on the stage halfway", each(2)),
         "res-3s": Preset(_res_3s("ho-3"), 3, 3, "Hochbruck and Ostermann 2005, section 5.2; options c2, c3", each(3)),

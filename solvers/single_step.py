@@ -114,7 +114,7 @@ def _form(place: Place, stage: Stage, nodes: Sequence[Node], q: Node, answers: S
     for coefficient, n, of, until in stage.terms:
         end = nodes[until - 1] if until else q
         weight = relax * coefficient * phi(place.space, place.domain, n, place.process, place.s, end, place.diffusion)
-        weight = weight * _unit(place.space, q) / _unit(place.space, end)
+        weight = weight * (_unit(place.space, q) / _unit(place.space, end))
         add(form, weight, answers[of])
         add(form, -weight, answers[0])
     return form

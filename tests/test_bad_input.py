@@ -168,7 +168,6 @@ def test_a_budget_that_a_method_cannot_spend_exactly_is_refused():
         {"eta": 1.0, "noise": "er", "space": "eps"},
         {"eta": 1.0, "corrector": 2},
         {"mode": "pecec"},
-        {"eta": 1.0, "method": "heun"},
         {"moment": "bh1", "space": "flow"},
         {"moment": "bh1", "domain": "rho"},
     ],

@@ -1,0 +1,272 @@
+"""Single-step solvers against k-diffusion, diffusers and their papers: Brownian trees, churn, sequences, stages on the grid."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from oracle import CASES, mixture
+from references import k_diffusion_sampling
+from test_references import BETAS, F64, K_SIGMAS, assert_equal_samples, assert_equal_tables, both_agree, d_sampler, diffusers, of_table
+from test_solver_laws import assert_same_sampler, slope
+from torch import Tensor
+
+from solvers import At, ScheduleError, SolverSchedule, Step, Tolerance, adaptive, compile, preset, probe, process, sample
+
+__all__ = ["diffusers"]  # the fixture
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*algorithm_types=dpmsolver:FutureWarning"),
+]
+VE = process("ve")
+
+
+@pytest.fixture(scope="module")
+def k_diffusion() -> Any:
+    try:
+        return k_diffusion_sampling()
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+def as_model(denoiser):
+    return lambda x, sigma: denoiser(x, At(sigma[0], torch.ones((), dtype=F64), sigma[0]))
+
+
+@pytest.mark.parametrize("r", [0.5, 0.4])
+def test_dpmpp_sde_compat_has_the_noise_of_a_brownian_motion_over_sigma(r: float, k_diffusion: Any):
+    grid = torch.tensor(K_SIGMAS, dtype=F64)
+
+    def theirs(denoiser, x: Tensor, xi: list[Tensor]) -> Tensor:
+        given, path = iter(xi), {}
+
+        def increment(s: Tensor, t: Tensor) -> Tensor:
+            if float(s) not in path:  # the first call of a step goes to its stage
+                path.clear()
+                path[float(s)] = (t, next(given))
+                return path[float(s)][1]
+            middle, first = path.pop(float(s))
+            return ((s - middle).sqrt() * first + (middle - t).sqrt() * next(given)) / (s - t).sqrt()
+
+        return k_diffusion.sample_dpmpp_sde(as_model(denoiser), x, grid, disable=True, noise_sampler=increment, r=r)
+
+    schedule = preset("dpmpp-sde-compat", K_SIGMAS, VE, c2=r)
+    assert_equal_tables(compile(schedule), probe(theirs, noises=14), 1e-10)
+    assert_equal_samples(schedule, theirs, 1e-9, noises=14)
+
+
+def test_the_noise_of_a_stage_and_of_its_step_correlate_as_ito_says_and_not_over_sigma(case):
+    p, (s, t) = case.process, ((case.start + 3 * case.end) / 4, (case.start + 9 * case.end) / 10)
+    lam = p.lambda_of(torch.tensor([s, t], dtype=F64))
+    c, h = 0.5, float(lam[1] - lam[0])
+    found = {}
+    for name in ("dpmpp-sde", "dpmpp-sde-compat"):
+        stage, step = compile(preset(name, [s, t], p)).dense().G[-2:]
+        found[name] = float(stage @ step / (stage.norm() * step.norm()))
+    expected = math.exp(-(1 - c) * h) * math.sqrt(math.expm1(-2 * c * h) / math.expm1(-2 * h))
+    assert found["dpmpp-sde"] == pytest.approx(expected, rel=1e-9)
+    assert abs(found["dpmpp-sde-compat"] - expected) > 0.01
+
+
+@pytest.mark.parametrize("s_noise", [1.0, 1.003])
+def test_heun_with_churn_equals_k_diffusion(s_noise: float, k_diffusion: Any, monkeypatch: pytest.MonkeyPatch):
+    options = {"s_churn": 2.0, "s_tmin": 0.1, "s_tmax": 10.0, "s_noise": s_noise}
+    grid = torch.tensor(K_SIGMAS, dtype=F64)
+    churned = [sigma for sigma in K_SIGMAS[:-1] if 0.1 <= sigma <= 10]
+
+    def theirs(denoiser, x: Tensor, xi: list[Tensor]) -> Tensor:
+        at = iter(K_SIGMAS[:-1])
+        given = iter(xi)
+        draw = lambda x: next(given) if next(at) in churned else torch.zeros_like(x)  # noqa: E731
+        monkeypatch.setattr(k_diffusion.torch, "randn_like", draw)
+        try:
+            return k_diffusion.sample_heun(as_model(denoiser), x, grid, disable=True, **options)
+        finally:
+            monkeypatch.undo()
+
+    schedule = preset("heun-churn", K_SIGMAS, VE, **options)
+    assert_equal_tables(compile(schedule), probe(theirs, noises=len(churned)), 1e-10)
+    assert_equal_samples(schedule, theirs, 1e-9, noises=len(churned))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_dpm_fast_equals_k_diffusion(eta: float, k_diffusion: Any):
+    nfe, high, low = 12, 14.6, 0.03
+    sigmas = torch.linspace(math.log(high), math.log(low), nfe // 3 + 2, dtype=F64).exp().tolist()
+    ends = {"sigma_min": torch.tensor(low, dtype=F64), "sigma_max": torch.tensor(high, dtype=F64), "n": nfe, "eta": eta}
+    low_tensor, high_tensor = ends.pop("sigma_min"), ends.pop("sigma_max")
+    noises = len(sigmas) - 1 if eta else 0
+
+    def theirs(denoiser, x: Tensor, xi: list[Tensor] | None = None) -> Tensor:
+        solver = k_diffusion.DPMSolver(as_model(denoiser))
+        given = iter(xi or [])
+        noise = lambda *sigmas: next(given, torch.zeros_like(x))  # noqa: E731
+        with torch.no_grad():
+            torch.set_default_dtype(F64)
+            try:
+                return solver.dpm_solver_fast(x, solver.t(high_tensor), solver.t(low_tensor), nfe, eta, 1.0, noise)
+            finally:
+                torch.set_default_dtype(torch.float32)
+
+    schedule = preset("dpm-fast", sigmas, VE, eta=eta)
+    assert compile(schedule).nfe == nfe
+    if not eta:  # theirs clamps the quieter point of the last step at sigma_min, where the step still adds noise
+        assert_equal_tables(compile(schedule), probe(theirs, noises=noises), 1e-10)
+        assert_equal_samples(schedule, theirs, 1e-9, noises)
+    else:
+        ours, other = compile(schedule).dense(), probe(theirs, noises=noises).dense()
+        assert (ours.G[-4, :4] - other.G[-4, :4]).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_adaptive_accepts_the_sigmas_of_k_diffusion_and_ends_where_it_ends(order: int, k_diffusion: Any):
+    x = 14.6 * torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=F64)
+    solver, accepted = k_diffusion.DPMSolver(as_model(mixture())), []
+    solver.info_callback = lambda info: accepted.append(float(solver.sigma(info["t"])))
+    high, low = (solver.t(torch.tensor(v, dtype=F64)) for v in (14.6, 0.03))
+    torch.set_default_dtype(F64)
+    try:
+        with torch.no_grad():
+            other, info = solver.dpm_solver_adaptive(x, high, low, order=order, rtol=0.02)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    ours, schedule = adaptive(mixture(), x, VE, 14.6, 0.03, order=order, tolerance=Tolerance(rtol=0.02))
+    assert info["n_accept"] == len(schedule.steps)
+    assert info["n_reject"] > 0
+    assert list(schedule.times[1:]) == pytest.approx(list(dict.fromkeys(s for s in accepted if s < 14.6 - 1e-9)), rel=1e-9)
+    assert (ours - other).abs().max() <= 1e-9 * float(other.abs().max())
+    assert (
+        torch.equal(ours, sample(mixture(), x, compile(schedule))) or (ours - sample(mixture(), x, compile(schedule))).abs().max() < 1e-12
+    )
+
+
+def test_adaptive_keeps_the_evaluation_of_a_rejected_step_and_gives_up_in_one_sentence():
+    x, asked = torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=F64), itertools.count()
+
+    def counted(x: Tensor, at: At) -> Tensor:
+        next(asked)
+        return mixture()(x, at)
+
+    _, schedule = adaptive(counted, 10 * x, VE, 10.0, 0.05, tolerance=Tolerance(rtol=0.05, h=8.0))
+    attempts = (next(asked) - len(schedule.steps)) // 2
+    assert attempts > len(schedule.steps)  # the first width is far too long
+    with pytest.raises(ScheduleError, match="not reached in 3"):
+        adaptive(mixture(), 10 * x, VE, 10.0, 0.05, tolerance=Tolerance(rtol=1e-9, most=3))
+    with pytest.raises(ScheduleError, match="sigma > 0"):
+        adaptive(mixture(), 10 * x, VE, 10.0, 0.0)
+
+
+@pytest.mark.parametrize("count", [8, 9, 10])
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(("algorithm", "end"), [("dpmsolver++", "zero"), ("dpmsolver++", "sigma_min"), ("dpmsolver", "sigma_min")])
+def test_singlestep_equals_diffusers(algorithm: str, end: str, order: int, solver_type: str, count: int, diffusers: Any):
+    kind, bound = diffusers("DPMSolverSinglestepScheduler")
+    options = {"solver_order": order, "solver_type": solver_type, "algorithm_type": algorithm, "final_sigmas_type": end}
+    scheduler = kind(**BETAS, **options, lower_order_final=True)
+    p, times, at = of_table(scheduler, count, -1.0 if end == "zero" else 0.0)
+    name = {"dpmsolver++": "dpmpp-singlestep", "dpmsolver": "dpm-solver-singlestep"}[algorithm]
+    both_agree(preset(name, times, p, order=order, moment=solver_type), d_sampler(scheduler, at, "sample", count), bound)
+
+
+def test_pndm_equals_diffusers(diffusers: Any):
+    kind, bound = diffusers("PNDMScheduler")
+    betas = {k: v for k, v in BETAS.items() if k != "prediction_type"}
+    scheduler = kind(**betas, set_alpha_to_one=True, steps_offset=1)
+    scheduler.set_timesteps(10)
+    p = process("vp-discrete", alphas_cumprod=scheduler.alphas_cumprod)
+    asked = [float(t) for t in scheduler.timesteps]
+    times = [asked[0], *(float(t) for t in scheduler._timesteps[::-1][1:]), -1.0]
+
+    def theirs(denoiser, x: Tensor) -> Tensor:
+        scheduler.set_timesteps(10)
+        for t in scheduler.timesteps:
+            at = At(torch.tensor(float(t), dtype=F64), p.alpha(float(t)), p.sigma(float(t)))
+            x = scheduler.step((x - at.alpha * denoiser(x, at)) / at.sigma, int(t), x).prev_sample
+        return x
+
+    schedule = preset("pndm", times, p)
+    assert [float(e.label) for e in compile(schedule).evals] == asked
+    both_agree(schedule, theirs, bound)
+
+
+def test_the_ancestral_step_of_a_flow_is_the_formula_of_comfyui():
+    p, eta = CASES["flow"].process, 0.7
+    s, t = 0.8, 0.5
+    (row,) = compile(preset("euler-ancestral", [s, t], p, eta=eta)).rows[1:]
+    down = t * (1 + (t / s - 1) * eta)
+    scale, renoise = (1 - t) / (1 - down), math.sqrt(t**2 - down**2 * ((1 - t) / (1 - down)) ** 2)
+    expected = {"x0": scale * down / s, "D0": scale * (1 - down / s), "z0": renoise}  # x + (down - s)(x - D) / s, scaled
+    assert dict(row.terms) == pytest.approx(expected, rel=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------ identities
+
+
+def test_what_the_papers_call_by_many_names_is_one_sampler(case):
+    for clean in (False, True):
+        times, p = case.grid(5, clean), case.process
+
+        def table(name: str, times=times, p=p, **options):
+            return compile(preset(name, times, p, **options))
+
+        assert_same_sampler(table("seeds-2"), table("dpmpp-sde"))
+        assert_same_sampler(table("seeds-1"), table("ddim", eta=1.0))
+        assert_same_sampler(table("res-2s-stable"), table("dpmpp-2s"))
+        assert_same_sampler(table("res-2s"), table("dpmpp-2s", moment="heun"))
+        assert_same_sampler(table("seeds-2", eta=0.0), table("dpmpp-2s"))
+        assert_same_sampler(table("seeds-3", eta=0.0), table("dpmpp-3s"))
+        if p.alpha(times[0]) > 0:
+            assert_same_sampler(table("seeds-3-noise", eta=0.0), table("dpm-solver-3s"))
+
+
+def test_three_stages_weigh_by_the_phi_functions_of_their_papers():
+    h, (c2, c3) = 0.7, (0.5, 0.8)
+    s, t = 3.0, 3.0 * math.exp(-h)
+    one, two = (lambda z: math.expm1(z) / z), (lambda z: (math.expm1(z) / z - 1) / z)
+    gamma = (3 * c3**2 - 2 * c3) / (c2 * (2 - 3 * c2))  # Hochbruck and Ostermann 2005, section 5.2
+    inner, last = compile(preset("res-3s", [s, t], VE, c2=c2, c3=c3)).rows[2:]
+    a32 = h * (gamma * c2 * two(-c2 * h) + c3**2 / c2 * two(-c3 * h))
+    b3 = two(-h) / (gamma * c2 + c3)
+    assert dict(inner.terms) == pytest.approx({"x0": math.exp(-c3 * h), "D0": c3 * h * one(-c3 * h) - a32, "D1": a32}, rel=1e-10)
+    assert dict(last.terms) == pytest.approx(
+        {"x0": math.exp(-h), "D0": h * (one(-h) - (1 + gamma) * b3), "D1": h * gamma * b3, "D2": h * b3}, rel=1e-10
+    )
+
+
+def test_the_gamma_of_res4lyf_is_of_order_two_unless_its_last_stage_ends_the_step():
+    def steps_of(name: str, **options):
+        return lambda times: preset(name, times, VE, **options)
+
+    assert slope("ve", steps_of("res-3s", c3=0.8), (32, 64), False) >= 2.8
+    assert slope("ve", steps_of("res-3s-compat", c3=0.8), (32, 64), False) <= 2.3
+    assert_same_sampler(compile(preset("res-3s", [3.0, 1.0], VE)), compile(preset("res-3s-compat", [3.0, 1.0], VE)))
+
+
+def test_the_classical_tableaus_are_those_of_kutta_in_rho():
+    s, t = 3.0, 1.0
+    x = torch.tensor([[1.0, -2.0]], dtype=F64)
+
+    def slope_at(x: Tensor, rho: float) -> Tensor:
+        at = At(*(torch.tensor(v, dtype=F64) for v in (rho, 1.0, rho)))
+        return (x - torch.tanh(x) * 0.3) / at.sigma
+
+    h = t - s
+    k1 = slope_at(x, s)
+    k2 = slope_at(x + h / 2 * k1, s + h / 2)
+    k3 = slope_at(x + h / 2 * k2, s + h / 2)
+    rk4 = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope_at(x + h * k3, t))
+    kutta = x + h / 6 * (k1 + 4 * k2 + slope_at(x + h * (2 * k2 - k1), t))
+    for name, expected in (("rho-rk4", rk4), ("rho-kutta", kutta)):
+        found = sample(lambda x, at: torch.tanh(x) * 0.3, x, compile(preset(name, [s, t], VE)))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_stage_outside_its_step_and_noise_that_a_method_does_not_know_are_refused():
+    with pytest.raises(ScheduleError, match="stages lie in"):
+        compile(SolverSchedule(VE, 3.0, (Step(to=1.0, method="midpoint", numbers={"c2": 1.5}),)))
+    with pytest.raises(ScheduleError, match="cannot inject"):
+        compile(SolverSchedule(VE, 3.0, (Step(to=1.0, method="rk4", eta=1.0),)))
+    with pytest.raises(ScheduleError, match="2/3"):
+        compile(preset("res-3s", [3.0, 1.0], VE, c2=2 / 3))
