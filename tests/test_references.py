@@ -90,7 +90,6 @@ K_CASES: dict[str, tuple[str, dict, Callable[[], SolverSchedule], int]] = {
     "dpm-2": ("sample_dpm_2", {}, lambda: named("dpm-solver-2s"), 0),
     "dpmpp-2s, ancestral": ("sample_dpmpp_2s_ancestral", {}, lambda: named("dpmpp-2s-ancestral"), 7),
     "dpmpp-2s, ancestral, eta 0.6": ("sample_dpmpp_2s_ancestral", {"eta": 0.6}, lambda: named("dpmpp-2s-ancestral", eta=0.6), 7),
-    "dpmpp-sde, eta 0": ("sample_dpmpp_sde", {"eta": 0.0}, lambda: named("dpmpp-2s"), 0),
     "lms 4": ("sample_lms", {"order": 4}, lambda: named("lms"), 0),
     "lms 3": ("sample_lms", {"order": 3}, lambda: named("lms", order=3), 0),
     "lms 2": ("sample_lms", {"order": 2}, lambda: named("lms", order=2), 0),
