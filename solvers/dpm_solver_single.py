@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import torch
 
 from .ancestral import natural_noise
 from .build import Builder
@@ -17,7 +18,7 @@ from .dpm_solver import SOLVER_TYPES
 from .family import Family, Method, Preset, StepsOf, each, one_of
 from .process import Process
 from .schedule import Step
-from .single_step import Stage, Term, rows, sigma_tree
+from .single_step import Stage, Term, composed, rows, sigma_tree
 
 
 def three(step: Step) -> Sequence[Stage]:
@@ -44,11 +45,15 @@ def two(step: Step) -> Sequence[Stage]:
 def restart(builder: Builder, i: int) -> None:
     """Step i of order p, from the state p - 1 steps ago, through all evaluations since."""
     step = builder.steps[i]
-    builder.keep(i)
-    base, *others = builder.history[-step.order :]
+    base, *inner = builder.history[-step.order :]
+    others = inner
     if step.order == 3 and step.moment == "bh2":  # the last stage alone, by phi_2
-        step, others = msgspec.structs.replace(step, moment="exact"), others[1:]
-    builder.arrive(i + 1, builder.step_form(step, base, builder.nodes[i + 1], others, builder.states[-step.order], step.relax))
+        step, others = msgspec.structs.replace(step, moment="exact"), inner[1:]
+    form = builder.step_form(step, base, builder.nodes[i + 1], others, builder.states[-step.order], step.relax)
+    written = {row.slot: {slot: torch.as_tensor(c) for slot, c in row.terms.items()} for row in builder.rows[-2 * step.order :]}
+    for stage in inner:
+        form = composed(form, stage.state, written[stage.state])
+    builder.arrive(i + 1, form)
 
 
 def _singlestep(space: str) -> StepsOf:
@@ -56,8 +61,9 @@ def _singlestep(space: str) -> StepsOf:
         one_of("order of a singlestep solver", order, (1, 2, 3))
         one_of("tail", tail, ("lower", "full"))
         count = len(times) - 1
-        found = [i % order + 1 for i in range(count)]
-        if times[-1] == process.t_clean or (tail == "lower" and count % order == 0):
+        skipped = int(process.alpha(times[0]) == 0)  # from alpha = 0, where lambda is infinite, no stage helps
+        found = [1] * skipped + [i % order + 1 for i in range(count - skipped)]
+        if times[-1] == process.t_clean or (tail == "lower" and (count - skipped) % order == 0):
             found[-1] = 1
         words: dict[str, Any] = {"method": "restart", "space": space, "moment": SOLVER_TYPES.get(moment, moment)}
         return [Step(to=t, order=p, **words) for t, p in zip(times[1:], found, strict=True)]

@@ -6,22 +6,25 @@ phi_2 / c_3, variants "b" by all the phi functions. seeds-2 with eta = 1 is DPM+
 The noise form spends its drift on noise it has not yet injected: the mean has the order of the tableau, the variance order 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .family import Family, Preset, StepsOf, each, one_of
+from .diffusion import SDE
+from .dpm_solver_single import two
+from .family import Family, Method, Preset, StepsOf, each, one_of
 from .process import Process
 from .schedule import Step
+from .single_step import backwards, rows
 
 _METHODS = {1: "multistep", 2: "midpoint", 3: "dpm-3s"}
 
 
-def _seeds(order: int, space: str, **places: float) -> StepsOf:
+def _seeds(order: int, space: str, places: Mapping[str, float], method: str = "") -> StepsOf:
     def steps(times: Sequence[float], process: Process, eta: float = 1.0, variant: str = "a", **numbers: float) -> list[Step]:
         one_of("variant of SEEDS", variant, ("a", "b"))
         if set(numbers) - set(places):
             raise TypeError(f"unexpected {', '.join(numbers)}")
-        words: dict[str, Any] = {"method": _METHODS[order], "space": space, "moment": "bh2" if variant == "a" else "exact"}
+        words: dict[str, Any] = {"method": method or _METHODS[order], "space": space, "moment": "bh2" if variant == "a" else "exact"}
         return [Step(to=t, eta=eta, noise="sde", numbers={**places, **numbers}, **words) for t in times[1:]]
 
     return steps
@@ -31,16 +34,25 @@ _SOURCE = "Gonzalez et al. 2023 (SEEDS)"
 _TWO, _THREE = {"c2": 0.5}, {"c2": 1 / 3, "c3": 2 / 3}
 
 FAMILY = Family(
+    methods={"midpoint-backwards": Method(rows(two, backwards), {"c2": 0.5}, SDE)},
     presets={
-        "seeds-1": Preset(_seeds(1, "x0"), 1, 1, f"{_SOURCE}, data form; option eta", noise="injected"),
-        "seeds-2": Preset(_seeds(2, "x0", **_TWO), 2, 2, f"{_SOURCE}, data form; options eta, variant, c2", each(2), "injected"),
-        "seeds-3": Preset(_seeds(3, "x0", **_THREE), 2, 2, f"{_SOURCE}, data form; options eta, variant, c2, c3", each(3), "injected"),
-        "seeds-1-noise": Preset(_seeds(1, "eps"), 1, 1, f"{_SOURCE}, noise form; option eta", noise="injected", point_mass=False),
+        "seeds-1": Preset(_seeds(1, "x0", {}), 1, 1, f"{_SOURCE}, data form; option eta", noise="injected"),
+        "seeds-2": Preset(_seeds(2, "x0", _TWO), 2, 2, f"{_SOURCE}, data form; options eta, variant, c2", each(2), "injected"),
+        "seeds-3": Preset(_seeds(3, "x0", _THREE), 2, 2, f"{_SOURCE}, data form; options eta, variant, c2, c3", each(3), "injected"),
+        "seeds-2-compat": Preset(
+            _seeds(2, "x0", _TWO, "midpoint-backwards"),
+            2,
+            2,
+            f"{_SOURCE}, as its code pairs noises; options eta, c2",
+            each(2),
+            "injected",
+        ),
+        "seeds-1-noise": Preset(_seeds(1, "eps", {}), 1, 1, f"{_SOURCE}, noise form; option eta", noise="injected", point_mass=False),
         "seeds-2-noise": Preset(
-            _seeds(2, "eps", **_TWO), 2, 2, f"{_SOURCE}, noise form; options eta, variant, c2", each(2), "injected", False
+            _seeds(2, "eps", _TWO), 2, 2, f"{_SOURCE}, noise form; options eta, variant, c2", each(2), "injected", False
         ),
         "seeds-3-noise": Preset(
-            _seeds(3, "eps", **_THREE), 1, 1, f"{_SOURCE}, noise form; options eta, variant, c2, c3", each(3), "injected", False
+            _seeds(3, "eps", _THREE), 1, 1, f"{_SOURCE}, noise form; options eta, variant, c2, c3", each(3), "injected", False
         ),
     },
 )

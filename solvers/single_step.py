@@ -15,7 +15,7 @@ increments of one path, by default Ito's, so that what a stage has seen is part 
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -79,6 +79,18 @@ def sigma_tree(place: Place, nodes: Sequence[Node]) -> list[list[Tensor]]:
     ]
 
 
+def backwards(place: Place, nodes: Sequence[Node]) -> list[list[Tensor]]:
+    """Ito's deviations, but every node takes its intervals in reverse order, as the public code of SEEDS does: right if they are equal."""
+    if place.s.pure:  # its first interval is infinite, and cannot come last
+        return ito(place, nodes)
+    shares: list[list[Tensor]] = []
+    for k, q in enumerate(nodes, start=1):
+        inner = [q.lambda_ - (n.lambda_ - place.s.lambda_) for n in reversed(nodes[: k - 1])]
+        turned = [replace(q, lambda_=lambda_) for lambda_ in inner]  # sigma in between cancels
+        shares.append(ito(place, [*turned, q])[-1])
+    return shares
+
+
 def rows(tableau: Tableau, increments: Increments = ito) -> Callable[[Builder, int], None]:
     """The method of a tableau: `rows(builder, i)` writes step i."""
 
@@ -101,7 +113,7 @@ def rows(tableau: Tableau, increments: Increments = ito) -> Callable[[Builder, i
         for k, (stage, q) in enumerate(zip(stages[:-1], nodes[:-1], strict=True)):
             form = _form(place, stage, nodes, q, answers, start) | noises[k]
             asked = builder.ask(f"s{i}_{k}", q, form)
-            answers.append(_composed(asked.form(space), asked.state, form))
+            answers.append(composed(asked.form(space), asked.state, form))
         builder.arrive(i + 1, _form(place, stages[-1], nodes, target, answers, start, step.relax) | noises[-1] | ancestral)
 
     return write
@@ -114,14 +126,15 @@ def _form(place: Place, stage: Stage, nodes: Sequence[Node], q: Node, answers: S
     for coefficient, n, of, until in stage.terms:
         end = nodes[until - 1] if until else q
         weight = relax * coefficient * phi(place.space, place.domain, n, place.process, place.s, end, place.diffusion)
-        weight = weight * (_unit(place.space, q) / _unit(place.space, end))
+        if until:
+            weight = weight * _unit(place.space, q) / _unit(place.space, end)
         add(form, weight, answers[of])
         add(form, -weight, answers[0])
     return form
 
 
-def _composed(answer: Form, state: str, form: Form) -> Form:
-    """The answer with the stage's state spelled out: what cancels then cancels in float64 here, not in the executor."""
+def composed(answer: Form, state: str, form: Form) -> Form:
+    """The answer with the stage's state spelled out: what cancels then cancels in float64 there, not in the executor."""
     result = {slot: c for slot, c in answer.items() if slot != state}
     if state in answer:
         add(result, answer[state], form)

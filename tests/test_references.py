@@ -20,7 +20,7 @@ from solvers import At, Dense, Process, SolverSchedule, Tableau, compile, draw, 
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),  # diffusers handing tensors to numpy
-    pytest.mark.filterwarnings("ignore:.*dpmsolver is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*dpmsolver.? is deprecated:FutureWarning"),
 ]
 F64 = torch.float64
 Sampler = Callable[..., Tensor]
@@ -410,3 +410,16 @@ def test_unipc_on_a_flow_equals_diffusers(order: int, diffusers: Any):
     scheduler.set_timesteps(8)
     times = scheduler.sigmas.tolist()
     both_agree(preset(f"unipc-{order}", times, process("flow")), d_sampler(scheduler, of_flow(times), "flow", 8), bound)
+
+
+@pytest.mark.parametrize("count", [8, 9, 10])
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(("algorithm", "end"), [("dpmsolver++", "zero"), ("dpmsolver++", "sigma_min"), ("dpmsolver", "sigma_min")])
+def test_singlestep_equals_diffusers(algorithm: str, end: str, order: int, solver_type: str, count: int, diffusers: Any):
+    kind, bound = diffusers("DPMSolverSinglestepScheduler")
+    options = {"solver_order": order, "solver_type": solver_type, "algorithm_type": algorithm, "final_sigmas_type": end}
+    scheduler = kind(**BETAS, **options, lower_order_final=True)
+    p, times, at = of_table(scheduler, count, -1.0 if end == "zero" else 0.0)
+    name = {"dpmsolver++": "dpmpp-singlestep", "dpmsolver": "dpm-solver-singlestep"}[algorithm]
+    both_agree(preset(name, times, p, order=order, moment=solver_type), d_sampler(scheduler, at, "sample", count), bound)
