@@ -49,7 +49,7 @@ FAMILY = Family(
         ),
         "seeds-1-noise": Preset(_seeds(1, "eps", {}), 1, 1, f"{_SOURCE}, noise form; option eta", noise="injected", point_mass=False),
         "seeds-2-noise": Preset(
-            _seeds(2, "eps", _TWO), 2, 2, f"{_SOURCE}, noise form; options eta, variant, c2", each(2), "injected", False
+            _seeds(2, "eps", _TWO), 1, 1, f"{_SOURCE}, noise form; options eta, variant, c2", each(2), "injected", False
         ),
         "seeds-3-noise": Preset(
             _seeds(3, "eps", _THREE), 1, 1, f"{_SOURCE}, noise form; options eta, variant, c2, c3", each(3), "injected", False
