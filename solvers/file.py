@@ -171,9 +171,10 @@ def canonical(part: Any) -> bytes:
     return json.dumps(msgspec.to_builtins(part), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _hashes(file: ScheduleFile) -> tuple[str, str]:
-    rest = {k: v for k, v in msgspec.to_builtins(file).items() if k not in ("executable", "digest")}
-    rest["id"] = identity = hashlib.sha256(canonical(file.executable)).hexdigest()
+def _hashes(document: Mapping[str, Any]) -> tuple[str, str]:
+    """Of what is written, not of what it is read into: a later release may give its records more fields with defaults."""
+    rest = {k: v for k, v in document.items() if k not in ("executable", "digest")}
+    rest["id"] = identity = hashlib.sha256(canonical(document["executable"])).hexdigest()
     return identity, hashlib.sha256(canonical(rest)).hexdigest()
 
 
@@ -206,7 +207,7 @@ def save(
         FORMAT, VERSION, "", "", executable, golden_run(tableau), sigmas, recipe, fitted_for, tuple(scores), provenance or Provenance()
     )
     try:
-        identity, digest = _hashes(blank)
+        identity, digest = _hashes(msgspec.to_builtins(blank))
         file = msgspec.structs.replace(blank, id=identity, digest=digest)
         text = json.dumps(msgspec.to_builtins(file), indent=1, allow_nan=False) + "\n"
     except ValueError:
@@ -251,7 +252,7 @@ def parse(data: bytes) -> ScheduleFile:
                 f"it has version {header.version}, and this release reads version {VERSION}; use the release that wrote it."
             )
         file = msgspec.json.decode(data, type=ScheduleFile)
-        json.loads(data, object_pairs_hook=_no_duplicates)  # two readers must not disagree about a repeated key
+        document = json.loads(data, object_pairs_hook=_no_duplicates)  # two readers must not disagree about a repeated key
         tableau = file.tableau
     except ScheduleError:
         raise
@@ -259,7 +260,7 @@ def parse(data: bytes) -> ScheduleFile:
         raise ScheduleError(f"it is damaged or not a schedule: {error}.") from None
     if tableau.nfe != file.executable.nfe:
         raise ScheduleError(f"it claims {file.executable.nfe} evaluations, but its rows make {tableau.nfe}.")
-    if (file.id, file.digest) != _hashes(file):
+    if (file.id, file.digest) != _hashes(document):
         raise ScheduleError("its hashes do not fit its contents: it was changed or damaged after it was written.")
     return file
 

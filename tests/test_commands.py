@@ -28,11 +28,11 @@ def file(tmp_path_factory):
     return path
 
 
-def test_show_names_every_step_and_check_proves_three_things(file):
+def test_show_names_every_step_and_check_proves_four_things(file):
     shown, checked = run("-m", "solvers", "show", file), run("-m", "solvers", "check", file)
     assert shown.returncode == checked.returncode == 0
     assert shown.stdout.count("step ") == 4
-    assert len(checked.stdout.splitlines()) == 3
+    assert len(checked.stdout.splitlines()) == 4
 
 
 def test_a_damaged_file_ends_in_one_line_and_a_status(file, tmp_path):

@@ -1,0 +1,45 @@
+"""What is left of a schedule where only a list of numbers is understood: sigmas, or integer timesteps."""
+
+import math
+
+import numpy as np
+
+from ..errors import ScheduleError
+from ..file import ScheduleFile
+from ..process import name_of
+
+
+def state_times(file: ScheduleFile) -> list[float]:
+    """The time of every state that is evaluated."""
+    return [float(row.time) for row in file.tableau.rows if row.evaluation is not None]
+
+
+def sigmas_of(file: ScheduleFile) -> list[float]:
+    """The sigma of every evaluated state as users of the process count it (flow: t; else sigma / alpha), and the terminal 0."""
+    return [*(float(file.process.sigma_of(t)) for t in state_times(file)), 0.0]
+
+
+def plain(number: float) -> str:
+    """The shortest decimal that reads back as the same float, without an exponent: some programs read 1e-05 as 1 and -5."""
+    return np.format_float_positional(number, trim="-")
+
+
+def timesteps_of(file: ScheduleFile) -> list[int]:
+    """The times of the states as training steps, rounded. Raises ScheduleError where a process has none, or two of them meet."""
+    kind = name_of(file.process)
+    if kind not in ("vp-discrete", "flow"):
+        raise ScheduleError(f"Process {kind!r} has no integer training steps; export its sigmas.")
+    found = [round(t * (1000 if kind == "flow" else 1)) for t in state_times(file)]
+    if len(set(found)) < len(found):
+        raise ScheduleError("Two evaluations of this schedule fall on the same integer timestep; export its sigmas.")
+    return found
+
+
+def rounding(file: ScheduleFile) -> str:
+    """What `timesteps_of` loses, in words."""
+    scale = 1000 if name_of(file.process) == "flow" else 1
+    pairs = [(t * scale, n) for t, n in zip(state_times(file), timesteps_of(file), strict=True)]
+    moved = max(abs(t - n) for t, n in pairs)
+    ratios = [float(file.process.sigma_of(t / scale) / file.process.sigma_of(n / scale)) for t, n in pairs if n]
+    percent = 100 * max((abs(math.log(r)) for r in ratios), default=0.0)
+    return f"rounding moves the states by up to {moved:.2g} training steps, their sigma by up to {percent:.2g} %"

@@ -1,0 +1,33 @@
+"""The scheduler_config.json of a schedule, without importing diffusers."""
+
+from typing import Any
+
+import msgspec
+
+from ..errors import ScheduleError
+from ..file import ScheduleFile
+from ..process import VPDiscrete, name_of
+
+TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
+
+
+def scheduler_config(file: ScheduleFile, prediction: str = "", timestep_scale: float | None = None) -> dict[str, Any]:
+    """What `FewstepScheduler.from_config` takes.
+
+    prediction      what the pipeline's network answers: "eps", "x0", "v" or "flow"; by default what the file was fitted for
+    timestep_scale  the network is told timestep_scale * label; by default 1000 for flow (as diffusers counts), else 1
+    Raises ScheduleError if the prediction is neither given nor in the file.
+    """
+    known = prediction or (file.fitted_for.prediction if file.fitted_for else "") or ("flow" if name_of(file.process) == "flow" else "")
+    if known not in TYPES:
+        raise ScheduleError(f"This file does not say what its network predicts; give one of {', '.join(TYPES)}, not {known!r}.")
+    scale = timestep_scale if timestep_scale is not None else 1000.0 if name_of(file.process) == "flow" else 1.0
+    trained = len(file.process.alphas_cumprod) if isinstance(file.process, VPDiscrete) else 1000
+    return {
+        "_class_name": "FewstepScheduler",
+        "rows": msgspec.to_builtins(file.executable.rows),
+        "prediction_type": TYPES[known],
+        "timestep_scale": scale,
+        "num_train_timesteps": trained,
+        "schedule_id": file.id,
+    }

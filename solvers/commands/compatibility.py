@@ -1,0 +1,82 @@
+"""What each program can run of a schedule, in one sentence each."""
+
+from ..adapters.lists import rounding, state_times
+from ..compile import compile
+from ..errors import ScheduleError
+from ..file import ScheduleFile
+from ..grids import times
+from ..presets import preset
+from ..process import name_of
+from ..tableau import START
+from .diff import distance
+
+
+def compatibility(file: ScheduleFile) -> dict[str, str]:
+    """A sentence for every backend."""
+    return {
+        "numpy, torch": "everything",
+        "diffusers": _diffusers(file),
+        "k-diffusion": _k_diffusion(file),
+        "comfyui": _comfyui(file),
+        "sigmas": _lists(file),
+        "timesteps": _timesteps(file),
+    }
+
+
+def _diffusers(file: ScheduleFile) -> str:
+    first = file.tableau.rows[0]
+    if first.evaluation is None or dict(first.terms) != {START: 1.0}:
+        return "cannot run: x_T is changed before the first evaluation"
+    guided = any("guidance" in e.knobs for e in file.tableau.evals)
+    return "everything" + ("; guidance per evaluation through the callback `scheduler.guide`" if guided else "")
+
+
+def _k_diffusion(file: ScheduleFile) -> str:
+    knobs = sorted({name for e in file.tableau.evals for name in e.knobs} - {"guidance"})
+    if knobs:
+        return f"cannot run: no {', '.join(knobs)} there"
+    guided = any("guidance" in e.knobs for e in file.tableau.evals)
+    return "everything" + ("; guidance per evaluation needs set_guidance=" if guided else "")
+
+
+def _comfyui(file: ScheduleFile) -> str:
+    said = _k_diffusion(file)
+    if said.startswith("cannot"):
+        return said
+    off = max(abs(float(e.label) - round(float(e.label))) for e in file.tableau.evals)
+    if name_of(file.process).startswith("vp") and not (name_of(file.process) == "vp-discrete" and off == 0):
+        return "everything but fractional labels: eps and v models there round the time to a training step"
+    return "everything"
+
+
+def lost_by_sigmas(file: ScheduleFile) -> list[str]:
+    """What a plain list of sigmas leaves out."""
+    lost: list[str] = []
+    states = [float(row.time) for row in file.tableau.rows if row.evaluation is not None]
+    if any(e.label != t for e, t in zip(file.tableau.evals, states, strict=True)):
+        lost.append("the labels")
+    if any(e.knobs for e in file.tableau.evals):
+        lost.append("the knobs")
+    return ["the coefficients", *lost] if not _is_first_order(file) else lost
+
+
+def _is_first_order(file: ScheduleFile) -> bool:
+    """Whether these rows are what a first-order sampler does on the same states."""
+    states = [*state_times(file), float(file.tableau.rows[-1].time)]
+    try:
+        euler = compile(preset("ddim", times(states), file.process))
+    except ScheduleError:  # states that repeat, or go up
+        return False
+    return len(euler.rows) == len(file.tableau.rows) and distance(file.tableau, euler) < 1e-10
+
+
+def _lists(file: ScheduleFile) -> str:
+    lost = lost_by_sigmas(file)
+    return f"sigmas only: loses {', '.join(lost)}" if lost else "everything, for a sampler of first order (euler, ddim)"
+
+
+def _timesteps(file: ScheduleFile) -> str:
+    try:
+        return f"{_lists(file)}; {rounding(file)}"
+    except ScheduleError as error:
+        return f"cannot run: {error}"

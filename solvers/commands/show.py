@@ -1,0 +1,64 @@
+"""`show FILE`: the steps drawn, and what the sampler does in words."""
+
+import math
+
+from ..file import ScheduleFile
+from ..process import name_of
+from ..schedule import Step
+from .compatibility import compatibility
+
+WIDTH = 48
+
+
+def show(file: ScheduleFile) -> list[str]:
+    """The file in lines: what it is for, its steps on a line of log sigma, what each does, its scores, and who can run it."""
+    process, fitted = file.process, file.fitted_for
+    lines = [f"{file.executable.nfe} evaluations on process {name_of(process)}, id {file.id[:16]}"]
+    if fitted is not None:
+        guidance = "" if fitted.guidance is None else f", guidance {fitted.guidance:g}"
+        lines.append(f"fitted for {fitted.model or 'an unnamed model'}{guidance}; teacher {fitted.teacher or 'not said'}")
+    lines += draw_steps(file)
+    if file.recipe is not None:
+        times = file.recipe.times
+        lines += [f"  step {i}: {times[i]:.5g} -> {step.to:.5g}   {in_words(step)}" for i, step in enumerate(file.recipe.steps)]
+    else:
+        lines += [f"  row {row.slot}: {' + '.join(f'{c:.5g} {slot}' for slot, c in row.terms)}" for row in file.executable.rows]
+    for score in file.scores:
+        ratio = "" if score.ratio is None else f", {score.ratio:.3f} of {score.baseline} ({score.ratio_low:.3f} to {score.ratio_high:.3f})"
+        lines.append(f"{score.metric} {score.value:.4g} ({score.low:.4g} to {score.high:.4g}) on {score.seeds} test seeds{ratio}")
+    return [*lines, *(f"{backend}: {said}" for backend, said in compatibility(file).items())]
+
+
+def draw_steps(file: ScheduleFile) -> list[str]:
+    """Two rulers from noise (left) to data: where the states are evaluated (o), and which times the network is told (^)."""
+    rows = [row for row in file.tableau.rows if row.evaluation is not None]
+    states = [_log_sigma(file, float(row.time)) for row in rows]
+    labels = [_log_sigma(file, float(row.evaluation.label)) for row in rows if row.evaluation is not None]
+    high, low = max(*states, *labels, -math.inf), min(*states, *labels, math.inf)
+    span = (high - low) or 1.0
+
+    def ruler(values: list[float], mark: str, empty: str) -> str:
+        cells = [empty] * (WIDTH + 1)
+        for value in values:
+            cells[round((high - value) / span * WIDTH)] = mark
+        return "".join(cells)
+
+    told = [] if states == labels else [f"  told  {ruler(labels, '^', ' ')}"]
+    return [f"  noise {ruler(states, 'o', '-')} data, on log sigma {math.exp(high):.4g} to {math.exp(low):.4g}", *told]
+
+
+def in_words(step: Step) -> str:
+    """What a step does."""
+    words = [step.method, f"order {step.order}", step.space, step.domain, step.moment]
+    words += [f"corrector {step.corrector}"] if step.corrector else []
+    words += [f"relax {step.relax:.3f}"] if step.relax != 1 else []
+    words += [f"label {step.label:.5g}"] if step.label is not None else []
+    words += [f"{step.noise} eta {step.eta:g}"] if step.eta else []
+    words += [f"{name} {value:g}" for name, value in (step.numbers | step.knobs).items()]
+    return ", ".join(words)
+
+
+def _log_sigma(file: ScheduleFile, time: float) -> float:
+    """Log of sigma / alpha, kept finite where a flow starts from pure noise."""
+    sigma = float(file.process.sigma(time)) / max(float(file.process.alpha(time)), 1e-3)
+    return math.log(max(sigma, 1e-6))
