@@ -52,14 +52,17 @@ COMFYUI = '''"""Schedules of Fewstep as a ComfyUI node; put further NAME.schedul
 
 from pathlib import Path
 
-from solvers.adapters.comfyui import extension, mappings
+from solvers.adapters import comfyui
 
 FOLDER = Path(__file__).parent / "schedules"
-NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = mappings(FOLDER)
+try:
+    import comfy_api.latest  # noqa: F401
+except ImportError:
+    NODE_CLASS_MAPPINGS = comfyui.mappings(FOLDER)
+else:
 
-
-async def comfy_entrypoint():
-    return extension(FOLDER)
+    async def comfy_entrypoint():
+        return comfyui.extension(FOLDER)
 '''
 
 
