@@ -10,9 +10,13 @@ import msgspec
 from .commands.check import check
 from .commands.diff import diff
 from .commands.export import KINDS, export
+from .commands.import_ import KINDS as SOURCES
+from .commands.import_ import import_
+from .commands.interpolate import interpolate
 from .commands.show import show
 from .errors import ScheduleError
 from .file import ScheduleFile, load
+from .importers.document import Asked, process_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +35,18 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--prediction", default="", help="what the pipeline's network answers: eps, x0, v or flow (default: what the file says)"
     )
+    new = commands.add_parser("interpolate", help="the same schedule for another number of evaluations")
+    new.add_argument("file", type=Path)
+    new.add_argument("--nfe", type=int, required=True)
+    new.add_argument("destination", type=Path)
+    into = commands.add_parser("import", help="make a schedule file from another tool's JSON")
+    into.add_argument("file", type=Path)
+    into.add_argument("--from", dest="kind", required=True, choices=SOURCES)
+    into.add_argument("destination", type=Path)
+    into.add_argument("--process", help="ve, vp-linear, vp-cosine, flow, or a diffusers scheduler_config.json")
+    into.add_argument("--sampler", default="ddim", help="for lists of times: a sampler's name (default: ddim)")
+    into.add_argument("--nfe", type=int, help="for schedulers: their num_inference_steps")
+    into.add_argument("--prediction", default="", choices=("", "eps", "x0", "v", "flow"), help="what the network answers")
     commands.add_parser("schema", help="print the JSON Schema of a file")
     return top
 
@@ -46,6 +62,11 @@ def answer(asked: argparse.Namespace) -> list[str]:
             return check(load(asked.file))
         case "diff":
             return diff(load(asked.file), load(asked.other))
+        case "interpolate":
+            return interpolate(load(asked.file), asked.nfe, asked.destination)
+        case "import":
+            said = Asked(asked.process and process_of(asked.process), asked.sampler, asked.nfe, asked.prediction or "flow")
+            return import_(asked.file, asked.kind, said, asked.destination, asked.prediction)
         case _:
             return export(load(asked.file), asked.file, asked.to, asked.destination, asked.prediction)
 

@@ -1,0 +1,89 @@
+"""`interpolate FILE --nfe N`: the same schedule for another budget."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..compile import compile
+from ..errors import ScheduleError
+from ..file import Provenance, ScheduleFile, save
+from ..process import name_of
+from ..schedule import SolverSchedule, Step
+
+
+def interpolated(schedule: SolverSchedule, steps: int) -> SolverSchedule:
+    """`schedule` with another number of steps.
+
+    log sigma of the states is a function of the step's place in [0, 1]; it is interpolated monotonically (piecewise linear),
+    the clean end set apart. Labels keep their distance to the state in lambda; words and numbers are those of the nearest
+    step; orders never ask for more evaluations than there are. Raises ScheduleError.
+    """
+    if not 1 <= steps <= 1000:
+        raise ScheduleError(f"A schedule makes 1 to 1000 steps, not {steps}.")
+    process, clean = schedule.process, schedule.times[-1] == schedule.process.t_clean
+    noisy = schedule.times[:-1] if clean else schedule.times
+    count = steps if clean else steps + 1
+    if len(noisy) < 2 <= count:
+        raise ScheduleError("A schedule with a single noisy state has nothing to interpolate between.")
+    depths = [_depth(schedule, t) for t in noisy]
+    found = [_time(schedule, float(d)) for d in np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(noisy)), depths)]
+    times = [schedule.start, *found[1:], process.t_clean] if clean else [schedule.start, *found[1:-1], schedule.times[-1]]
+    return SolverSchedule(process, schedule.start, tuple(_step(schedule, i, steps, times) for i in range(steps)))
+
+
+def _step(schedule: SolverSchedule, i: int, steps: int, times: list[float]) -> Step:
+    """Step i of the new schedule, like the step of the old one at the same place."""
+    old = len(schedule.steps)
+    nearest = round(i * (old - 1) / (steps - 1)) if steps > 1 else 0
+    model = schedule.steps[nearest]
+    order = min(model.order, i + 1)
+    corrector = 0 if i + 1 == steps else min(model.corrector, i + 1)
+    label = None
+    if model.label is not None:
+        shift = _depth(schedule, model.label) - _depth(schedule, schedule.times[nearest])
+        label = _time(schedule, _depth(schedule, times[i]) + shift * old / steps)
+    return msgspec.structs.replace(model, to=times[i + 1], order=order, corrector=corrector, label=label)
+
+
+def _depth(schedule: SolverSchedule, t: float) -> float:
+    """How deep in the noise, where interpolation is natural: log rho, and t itself on flows, whose rho is infinite at the start."""
+    return t if name_of(schedule.process) == "flow" else -float(schedule.process.lambda_of(t))
+
+
+def _time(schedule: SolverSchedule, depth: float) -> float:
+    if name_of(schedule.process) == "flow":
+        return min(max(depth, 1e-6), 1.0)
+    return min(float(schedule.process.time_of(-depth)), schedule.process.t_max)
+
+
+def interpolate(file: ScheduleFile, nfe: int, destination: Path) -> list[str]:
+    """Write the file for `nfe` evaluations; says how good that is expected to be. Raises ScheduleError."""
+    if file.recipe is None:
+        raise ScheduleError("Only a file with a recipe can be interpolated: rows say nothing about other budgets.")
+    for steps in range(1, nfe + 1):
+        made = interpolated(file.recipe, steps)
+        table = compile(made)
+        if table.nfe == nfe:
+            break
+    else:
+        raise ScheduleError(f"No number of steps like these makes exactly {nfe} evaluations.")
+    note = f"interpolated from {file.id}"
+    new = save(table, destination, recipe=made, fitted_for=file.fitted_for, provenance=Provenance(note=note))
+    return [f"wrote {destination}: {nfe} evaluations, id {new.id[:16]}", _expectation(file, nfe)]
+
+
+def _expectation(file: ScheduleFile, nfe: int) -> str:
+    """What is known about an interpolated schedule: nothing measured, and the slope of its orders."""
+    old = file.executable.nfe
+    score = next((s for s in file.scores if s.metric == "rmse"), None)
+    assert file.recipe is not None
+    order = float(np.median([max(step.order, step.corrector) for step in file.recipe.steps]))
+    order = min(order, 2.0)  # a first-order start caps any method
+    factor = (old / nfe) ** order
+    known = f"error about {factor:.2g} times that of {old} evaluations"
+    if score is not None:
+        known += f" (rmse {score.value:.3g}, so about {factor * score.value:.2g})"
+    return (
+        f"expected, not measured: {known} by the slope of order {order:g}; a search at {nfe} does better, since schedules do not transfer"
+    )

@@ -1,0 +1,88 @@
+# pyright: basic
+"""Samplers that only run: their rows are read by probing.
+
+A diffusers scheduler (by its config) or a k-diffusion function (by the caller's own reference) is fed unit vectors; what it
+asks about and returns are the coefficients. See `solvers.probe`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ScheduleError
+from ..prediction import Prediction, from_denoised
+from ..probe import probe
+from ..process import Process, name_of, process
+from ..tableau import At, Tableau
+from .document import Asked, Betas, shaped
+
+KNOWN = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+
+
+def from_diffusers(document: Any, asked: Asked) -> tuple[Tableau, Process]:
+    """The table of the scheduler that a scheduler_config.json names, with `asked.nfe` for its num_inference_steps."""
+    name = document.get("_class_name") if isinstance(document, dict) else None
+    if name not in KNOWN:
+        raise ScheduleError(f"{name!r} is not among the deterministic schedulers that are probed: {', '.join(KNOWN)}.")
+    if asked.nfe is None:
+        raise ScheduleError("Say how many steps the scheduler shall make: --nfe N.")
+    try:
+        import diffusers
+    except ImportError:
+        raise ScheduleError("Probing a diffusers scheduler needs diffusers: run `pip install diffusers`.") from None
+    flow = name.startswith("FlowMatch")
+    where = process("flow") if flow else shaped(document, Betas, "a scheduler config with a table of betas").process
+    quiet = {k: v for k, v in document.items() if k not in ("clip_sample", "thresholding")}  # they are not linear
+    scheduler = getattr(diffusers, name).from_config(quiet | ({} if flow else {"clip_sample": False, "thresholding": False}))
+    return probe_scheduler(scheduler, asked.nfe, where), where
+
+
+def probe_scheduler(scheduler: Any, steps: int, where: Process) -> Tableau:
+    """The table of a diffusers scheduler object on `where` (vp-discrete or flow). Raises ScheduleError if it cannot be probed.
+
+    Schedulers that scale the network's input keep x / alpha: their rows are read in the coordinates of the network.
+    """
+    kind = "flow" if name_of(where) == "flow" else PREDICTIONS[scheduler.config.get("prediction_type", "epsilon")]
+
+    def sampler(denoiser: Callable[..., Tensor], x: Tensor) -> Tensor:
+        scheduler.set_timesteps(steps)
+        scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
+        state = x / scale(torch.ones(1, dtype=torch.float64), scheduler.timesteps[0])
+        for i, t in enumerate(scheduler.timesteps):
+            label = torch.as_tensor(float(t) / (1000 if name_of(where) == "flow" else 1), dtype=torch.float64)
+            at = At(label, where.alpha(label), where.sigma(label))
+            seen = scale(state, t) if i else x  # x itself, without the rounding of dividing and multiplying
+            denoised = denoiser(seen, at)
+            answer = denoised if kind == "x0" else from_denoised(kind, denoised, seen, at.alpha, at.sigma)
+            state = scheduler.step(answer, t, state).prev_sample
+        return state
+
+    return probe(sampler)
+
+
+def probe_k_diffusion(function: Callable[..., Tensor], sigmas: Sequence[float], **options: Any) -> tuple[Tableau, Process]:
+    """The table of a k-diffusion sampler that the caller has imported, on ve: `probe_k_diffusion(sampling.sample_heun, sigmas)`."""
+
+    def sampler(denoiser: Callable[..., Tensor], x: Tensor) -> Tensor:
+        def model(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+            return denoiser(x, sigma[0])
+
+        return function(model, x, torch.tensor(sigmas, dtype=torch.float64), disable=True, **options)
+
+    return probe(sampler), process("ve", sigma_max=float(max(sigmas)))

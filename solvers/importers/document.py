@@ -1,0 +1,84 @@
+"""What is read: strict JSON of a few shapes, and the process that its numbers belong to."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import torch
+
+from ..errors import ScheduleError
+from ..file import MAX_BYTES
+from ..process import Process, process
+
+T = TypeVar("T")
+
+
+class Betas(msgspec.Struct, frozen=True):
+    """The part of a diffusers scheduler config that says which table its network was trained on."""
+
+    beta_schedule: Literal["linear", "scaled_linear"] = "linear"
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    num_train_timesteps: int = 1000
+    use_flow_sigmas: bool = False
+    rescale_betas_zero_snr: bool = False
+
+    @property
+    def process(self) -> Process:
+        """vp-discrete, in float64. Raises ScheduleError for tables that are not made here."""
+        if self.use_flow_sigmas:
+            return process("flow")
+        if self.rescale_betas_zero_snr or not 2 <= self.num_train_timesteps <= 100_000:
+            raise ScheduleError("This table is rescaled to zero SNR or has no sensible length, which is not understood here.")
+        power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
+        betas = torch.linspace(self.beta_start**power, self.beta_end**power, self.num_train_timesteps, dtype=torch.float64) ** (1 / power)
+        return process("vp-discrete", alphas_cumprod=torch.cumprod(1 - betas, 0))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user says about a source: its process, and where a list says only times, the sampler and the number of evaluations."""
+
+    process: Process | None = None
+    sampler: str = "ddim"
+    nfe: int | None = None
+    prediction: Literal["eps", "x0", "v", "flow"] = "flow"
+
+    def need_process(self) -> Process:
+        """The process, or a ScheduleError that says how to give it."""
+        if self.process is None:
+            raise ScheduleError("Say which process these numbers belong to: --process NAME, or --process scheduler_config.json.")
+        return self.process
+
+
+def read(path: Path) -> Any:
+    """The JSON document at `path`. Raises ScheduleError, also for files that only unpickling could read."""
+    if path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".npy", ".npz", ".ckpt"):
+        raise ScheduleError(f"{path} would have to be unpickled, which can run anything; save its numbers as JSON where you trust it.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ScheduleError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    if len(data) > MAX_BYTES:
+        raise ScheduleError(f"{path} is larger than {MAX_BYTES} bytes, more than any schedule.")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise ScheduleError(f"{path} is not JSON.") from None
+
+
+def shaped(document: Any, kind: type[T], what: str) -> T:
+    """`document` as `kind`. Raises ScheduleError."""
+    try:
+        return msgspec.convert(document, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ScheduleError(f"This is not {what}: {error}.") from None
+
+
+def process_of(word: str) -> Process:
+    """A process by name, or from the diffusers scheduler_config.json at a path. Raises ScheduleError."""
+    if not word.endswith(".json"):
+        return process(word)
+    return shaped(read(Path(word)), Betas, "a scheduler config with a table of betas").process
