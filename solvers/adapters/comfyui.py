@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportMissingImports=false
 """Schedules in ComfyUI: a node that loads one, and registration under a name of its own.
 
 The model that ComfyUI hands to a sampler is k-diffusion's, so this is `sample_fewstep` plus what is ComfyUI's own: which
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..errors import ScheduleError
 from ..file import ScheduleFile, load
+from ..prediction import Prediction
 from ..process import name_of
 from .k_diffusion import sample_fewstep
 from .lists import sigmas_of
 
-PREDICTIONS = {"EPS": "eps", "V_PREDICTION": "v", "CONST": "flow", "X0": "x0"}
+PREDICTIONS: dict[str, Prediction] = {"EPS": "eps", "V_PREDICTION": "v", "CONST": "flow", "X0": "x0"}
 log = logging.getLogger("fewstep")
 
 
@@ -35,7 +36,7 @@ def sample_in_comfyui(
     guider = model.inner_model
     space = guider.inner_model.model_sampling
     kinds = [kind.__name__ for kind in type(space).__mro__]  # V_PREDICTION derives from EPS: the first one counts
-    prediction = next((PREDICTIONS[name] for name in kinds if name in PREDICTIONS), None)
+    prediction: Prediction | None = next((PREDICTIONS[name] for name in kinds if name in PREDICTIONS), None)
     flow = name_of(schedule.process) == "flow"
     if flow != ("CONST" in kinds):
         raise ScheduleError(f"This schedule is for {'flow' if flow else 'eps, v or x0'} models, and the model is not one.")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import torch
 
 from ..build import Form, add
 from ..errors import ScheduleError
@@ -144,9 +145,11 @@ def _difference(points: list[Point], start: int, derivative: Derivative, k: int)
     active = nearby[:count] if derivative.active_points is None else derivative.active_points
     if not k <= count == len(set(active) - {start}) or not set(active) <= set(nearby):
         raise ScheduleError(f"Derivative {k} cannot be estimated by {derivative.estimate!r} from the points {active}.")
-    gaps = np.array([points[i].lambda_ - points[start].lambda_ for i in active])
-    system = np.stack([gaps**q / math.factorial(q) for q in range(1, count + 1)])
-    return list(zip((points[i] for i in active), np.linalg.solve(system, np.eye(count)[k - 1]).tolist(), strict=True))
+    gaps = torch.tensor([points[i].lambda_ - points[start].lambda_ for i in active], dtype=torch.float64)
+    system = torch.stack([gaps**q / math.factorial(q) for q in range(1, count + 1)])
+    unit = torch.eye(count, dtype=torch.float64)[k - 1]
+    weights: torch.Tensor = torch.linalg.solve(system, unit)  # pyright: ignore[reportUnknownMemberType]
+    return [(points[i], float(a)) for i, a in zip(active, weights, strict=True)]
 
 
 def _phi(k: int, z: float) -> float:
