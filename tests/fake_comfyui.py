@@ -36,6 +36,16 @@ class V_PREDICTION(EPS):
         return x / (s**2 + 1) - f * s / (s**2 + 1).sqrt()
 
 
+class X0(EPS):
+    """A network that answers the data from the state as it is."""
+
+    def calculate_input(self, s: Tensor, x: Tensor) -> Tensor:
+        return x
+
+    def calculate_denoised(self, s: Tensor, f: Tensor, x: Tensor) -> Tensor:
+        return f
+
+
 class CONST:
     def calculate_input(self, s: Tensor, x: Tensor) -> Tensor:
         return x
@@ -62,11 +72,14 @@ class Discrete:
         return (sigma.double().log()[..., None] - self.sigmas.log()).abs().argmin(-1)
 
 
-class DiscreteFlow:
-    sigma_max = torch.tensor(1.0)
+class Continuous:
+    """The network is told scale * sigma (flows: 1000 t)."""
+
+    def __init__(self, scale: float = 1000.0, sigma_max: float = 1.0) -> None:
+        self.scale, self.sigma_max = scale, torch.tensor(sigma_max, dtype=torch.float64)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        return sigma * 1000
+        return sigma * self.scale
 
 
 class Model:

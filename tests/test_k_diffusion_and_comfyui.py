@@ -13,7 +13,21 @@ import torch
 from oracle import CASES, mixture
 from torch import Tensor
 
-from solvers import PRESETS, At, ScheduleError, ScheduleFile, SolverSchedule, Step, compile, draw, load, preset, process, sample, save
+from solvers import (
+    At,
+    FittedFor,
+    ScheduleError,
+    ScheduleFile,
+    SolverSchedule,
+    Step,
+    compile,
+    draw,
+    load,
+    preset,
+    process,
+    sample,
+    save,
+)
 from solvers.adapters.k_diffusion import sample_fewstep
 from solvers.adapters.lists import plain, rounding, sigmas_of, timesteps_of
 from solvers.commands.compatibility import compatibility
@@ -153,7 +167,7 @@ def test_comfyui_draws_our_picture_on_flows(comfy: Any, written: Any, tmp_path: 
     steps = (Step(to=0.8, label=0.97), Step(to=0.4, order=2), Step(to=0.2, order=2, label=0.5), Step(to=0.0))
     file = written(SolverSchedule(FLOW, 1.0, steps))
     n = draw([1, 2], (3, 4), "xT", dtype=F64)
-    theirs = in_comfyui(comfy, tmp_path / "x.schedule.json", fake_comfyui.CONST, fake_comfyui.DiscreteFlow(), n)
+    theirs = in_comfyui(comfy, tmp_path / "x.schedule.json", fake_comfyui.CONST, fake_comfyui.Continuous(), n)
     ours = sample(
         lambda x, at: to_denoised("flow", network(x, 1000 * at.label), x, at.alpha, at.sigma), n * file.tableau.evals[0].sigma, file.tableau
     )
@@ -173,9 +187,13 @@ def test_comfyui_refuses_a_model_of_another_kind_or_table(comfy: Any, written: A
     written(SolverSchedule(TABLE, 999.0, DECOUPLED))
     path, n = tmp_path / "x.schedule.json", torch.ones(1, 2, dtype=F64)
     with pytest.raises(ScheduleError, match="eps, v or x0 models"):
-        in_comfyui(comfy, path, fake_comfyui.CONST, fake_comfyui.DiscreteFlow(), n)
+        in_comfyui(comfy, path, fake_comfyui.CONST, fake_comfyui.Continuous(), n)
     with pytest.raises(ScheduleError, match="noise table"):
         in_comfyui(comfy, path, fake_comfyui.EPS, fake_comfyui.Discrete(TABLE.alphas_cumprod[:600]), n)
+    recipe = SolverSchedule(TABLE, 999.0, DECOUPLED)
+    save(compile(recipe), path, recipe=recipe, fitted_for=FittedFor(prediction="v"))
+    with pytest.raises(ScheduleError, match="predicts v, and the model predicts eps"):
+        in_comfyui(comfy, path, fake_comfyui.EPS, fake_comfyui.Discrete(TABLE.alphas_cumprod), n)
 
 
 def test_a_registered_schedule_is_a_sampler_and_a_scheduler_of_the_ksampler_node(comfy: Any, written: Any, tmp_path: Path):
@@ -241,11 +259,11 @@ def test_integer_timesteps_say_what_rounding_loses(written: Any, tmp_path: Path)
         timesteps_of(written(preset("ddim", [999.0, 600.4, 600.2, -1.0], TABLE)))
 
 
-@pytest.mark.parametrize("name", [name for name, known in PRESETS.items() if not known.processes])
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp-2m", "unipc-2", "ipndm", "heun"])
 def test_only_first_order_samplers_lose_nothing_as_sigmas(name: str, written: Any):
     file = written(preset(name, [999.0, 600.0, 100.0, -1.0], TABLE))
-    first_order = name in ("ddim", "euler")
-    assert compatibility(file)["sigmas"].startswith("everything" if first_order else "sigmas only: loses the coefficients")
+    expected = "everything" if name in ("ddim", "euler") else "sigmas only: loses the coefficients"
+    assert compatibility(file)["sigmas"].startswith(expected)
 
 
 def test_conversion_of_the_answer_is_the_identity_where_label_and_state_agree():

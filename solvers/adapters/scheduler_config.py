@@ -16,9 +16,12 @@ def scheduler_config(file: ScheduleFile, prediction: str = "", timestep_scale: f
 
     prediction      what the pipeline's network answers: "eps", "x0", "v" or "flow"; by default what the file was fitted for
     timestep_scale  the network is told timestep_scale * label; by default 1000 for flow (as diffusers counts), else 1
-    Raises ScheduleError if the prediction is neither given nor in the file.
+    Raises ScheduleError if the prediction is neither given nor in the file, or another one than there.
     """
-    known = prediction or (file.fitted_for.prediction if file.fitted_for else "") or ("flow" if name_of(file.process) == "flow" else "")
+    fitted = file.fitted_for.prediction if file.fitted_for else ""
+    if prediction and fitted not in ("", prediction):
+        raise ScheduleError(f"This schedule was fitted for a network that predicts {fitted}, not {prediction}.")
+    known = prediction or fitted or ("flow" if name_of(file.process) == "flow" else "")
     if known not in TYPES:
         raise ScheduleError(f"This file does not say what its network predicts; give one of {', '.join(TYPES)}, not {known!r}.")
     scale = timestep_scale if timestep_scale is not None else 1000.0 if name_of(file.process) == "flow" else 1.0

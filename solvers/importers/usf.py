@@ -10,7 +10,7 @@ corrector repeats the step after the evaluation at t, which it then may use.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -148,7 +148,7 @@ def _difference(points: list[Point], start: int, derivative: Derivative, k: int)
     gaps = torch.tensor([points[i].lambda_ - points[start].lambda_ for i in active], dtype=torch.float64)
     system = torch.stack([gaps**q / math.factorial(q) for q in range(1, count + 1)])
     unit = torch.eye(count, dtype=torch.float64)[k - 1]
-    weights: torch.Tensor = torch.linalg.solve(system, unit)  # pyright: ignore[reportUnknownMemberType]
+    weights = cast(torch.Tensor, torch.linalg.solve(system, unit))  # pyright: ignore[reportUnknownMemberType]
     return [(points[i], float(a)) for i, a in zip(active, weights, strict=True)]
 
 
