@@ -51,10 +51,12 @@ class Everywhere:
         self.kind: Any = {"flow": "flow", "ve": "x0"}.get(name_of(self.file.process), "eps")
         self.scale = 1000.0 if self.kind == "flow" else 1.0
         self.unet = pipelines.unconditional(dtype)
+        if self.kind == "x0":
+            self.unet = pipelines.preconditioned(self.unet)
         self.noise = draw([1], (3, 8, 8), "xT", dtype=dtype)
 
     def network(self, x: Tensor, t: Any) -> Tensor:
-        return self.unet(x, torch.as_tensor(t).to(torch.float64)).sample
+        return self.unet(x, torch.as_tensor(t, dtype=torch.float64)).sample
 
     def ours(self) -> Tensor:
         def denoiser(x: Tensor, at: Any) -> Tensor:
@@ -113,20 +115,19 @@ class Everywhere:
         return sample_fewstep(model, self.noise * sigmas[0], sigmas, schedule=self.file, prediction=self.kind)
 
     def comfyui(self) -> Tensor:
-        """The contract (tests/fake_comfyui.py); a `ve` network is asked through its own model_sampling, which does not scale."""
+        """The contract (tests/fake_comfyui.py)."""
         from solvers.adapters.comfyui import sample_in_comfyui
 
-        kinds = {"eps": fake_comfyui.EPS, "flow": fake_comfyui.CONST, "x0": fake_comfyui.X0}
-        space = (
-            fake_comfyui.Discrete(pipelines.TABLE.alphas_cumprod) if self.kind == "eps" else fake_comfyui.Continuous(self.scale, self.start)
-        )
-        guider = fake_comfyui.CFGGuider(fake_comfyui.Model(lambda x, t, scale: self.network(x, t), kinds[self.kind], space))
+        sigmas = torch.tensor(sigmas_of(self.file), dtype=self.dtype)
+        kind, space = {
+            "eps": (fake_comfyui.EPS, fake_comfyui.Discrete(pipelines.TABLE.alphas_cumprod)),
+            "flow": (fake_comfyui.CONST, fake_comfyui.ContinuousFlow()),
+            "x0": (fake_comfyui.EDM, fake_comfyui.ContinuousEDM(float(sigmas[0]))),
+        }[self.kind]
+        raw = self.unet.raw if self.kind == "x0" else self.unet.forward
+        guider = fake_comfyui.CFGGuider(fake_comfyui.Model(lambda x, t, scale: raw(x, t.double()).sample, kind, space))
         sampler = fake_comfyui.KSAMPLER(sample_in_comfyui, {"schedule": self.file})
-        return guider.sample(self.noise, torch.zeros_like(self.noise), sampler, torch.tensor(sigmas_of(self.file), dtype=self.dtype))
-
-    @property
-    def start(self) -> float:
-        return sigmas_of(self.file)[0]
+        return guider.sample(self.noise, torch.zeros_like(self.noise), sampler, sigmas)
 
 
 def table(folder: Path) -> list[tuple[str, str, torch.dtype, float]]:

@@ -1,6 +1,7 @@
 """ComfyUI's contract as far as a sampler can see it: model_sampling, guider, KSAMPLER, registries and the V3 node classes.
 
 Written from the documented behaviour: an EPS model gets x / sqrt(1 + s^2) and the nearest training step, a CONST model x and s;
+an EDM model F gives D = x / (s^2 + 1) + s F / sqrt(s^2 + 1);
 x_T is sqrt(1 + s^2) noise at the largest sigma, else s noise (CONST: s noise + (1 - s) latent).
 """
 
@@ -36,14 +37,10 @@ class V_PREDICTION(EPS):
         return x / (s**2 + 1) - f * s / (s**2 + 1).sqrt()
 
 
-class X0(EPS):
-    """A network that answers the data from the state as it is."""
-
-    def calculate_input(self, s: Tensor, x: Tensor) -> Tensor:
-        return x
-
+class EDM(V_PREDICTION):
     def calculate_denoised(self, s: Tensor, f: Tensor, x: Tensor) -> Tensor:
-        return f
+        s = along(s, x)
+        return x / (s**2 + 1) + f * s / (s**2 + 1).sqrt()
 
 
 class CONST:
@@ -72,14 +69,19 @@ class Discrete:
         return (sigma.double().log()[..., None] - self.sigmas.log()).abs().argmin(-1)
 
 
-class Continuous:
-    """The network is told scale * sigma (flows: 1000 t)."""
-
-    def __init__(self, scale: float = 1000.0, sigma_max: float = 1.0) -> None:
-        self.scale, self.sigma_max = scale, torch.tensor(sigma_max, dtype=torch.float64)
+class ContinuousFlow:
+    sigma_max = torch.tensor(1.0)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        return sigma * self.scale
+        return sigma * 1000
+
+
+class ContinuousEDM:
+    def __init__(self, sigma_max: float) -> None:
+        self.sigma_max = torch.tensor(sigma_max, dtype=torch.float64)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return 0.25 * sigma.log()
 
 
 class Model:

@@ -1,5 +1,6 @@
 """Real diffusers pipelines with tiny random weights, made here, without a network connection."""
 
+import types
 from typing import Any
 
 import torch
@@ -40,6 +41,20 @@ def unconditional(dtype: torch.dtype = torch.float32) -> Any:
         ),
         dtype,
     )
+
+
+def preconditioned(unet: Any) -> Any:
+    """The same network F as a denoiser of ve: x / (s^2 + 1) + s F(x / n, ln s / 4) / n with n^2 = s^2 + 1. Karras et al. 2022."""
+    raw = unet.forward
+
+    def forward(x: Any, s: Any, **more: Any) -> Any:
+        s = torch.as_tensor(s, dtype=torch.float64).reshape(-1)
+        norm = ((s**2 + 1) ** 0.5).to(x).reshape(-1, 1, 1, 1)
+        answer = raw(x / norm, 0.25 * s.log().expand(len(x))).sample
+        return types.SimpleNamespace(sample=x / norm**2 + s.to(x).reshape(-1, 1, 1, 1) * answer / norm)
+
+    unet.forward, unet.raw = forward, raw
+    return unet
 
 
 def stable_diffusion(scheduler: Any, dtype: torch.dtype = torch.float32) -> Any:

@@ -167,7 +167,7 @@ def test_comfyui_draws_our_picture_on_flows(comfy: Any, written: Any, tmp_path: 
     steps = (Step(to=0.8, label=0.97), Step(to=0.4, order=2), Step(to=0.2, order=2, label=0.5), Step(to=0.0))
     file = written(SolverSchedule(FLOW, 1.0, steps))
     n = draw([1, 2], (3, 4), "xT", dtype=F64)
-    theirs = in_comfyui(comfy, tmp_path / "x.schedule.json", fake_comfyui.CONST, fake_comfyui.Continuous(), n)
+    theirs = in_comfyui(comfy, tmp_path / "x.schedule.json", fake_comfyui.CONST, fake_comfyui.ContinuousFlow(), n)
     ours = sample(
         lambda x, at: to_denoised("flow", network(x, 1000 * at.label), x, at.alpha, at.sigma), n * file.tableau.evals[0].sigma, file.tableau
     )
@@ -187,7 +187,7 @@ def test_comfyui_refuses_a_model_of_another_kind_or_table(comfy: Any, written: A
     written(SolverSchedule(TABLE, 999.0, DECOUPLED))
     path, n = tmp_path / "x.schedule.json", torch.ones(1, 2, dtype=F64)
     with pytest.raises(ScheduleError, match="eps, v or x0 models"):
-        in_comfyui(comfy, path, fake_comfyui.CONST, fake_comfyui.Continuous(), n)
+        in_comfyui(comfy, path, fake_comfyui.CONST, fake_comfyui.ContinuousFlow(), n)
     with pytest.raises(ScheduleError, match="noise table"):
         in_comfyui(comfy, path, fake_comfyui.EPS, fake_comfyui.Discrete(TABLE.alphas_cumprod[:600]), n)
     recipe = SolverSchedule(TABLE, 999.0, DECOUPLED)

@@ -21,7 +21,8 @@ from ..process import name_of
 from .k_diffusion import sample_fewstep
 from .lists import sigmas_of
 
-PREDICTIONS: dict[str, Prediction] = {"EPS": "eps", "V_PREDICTION": "v", "CONST": "flow", "X0": "x0"}
+PREDICTIONS: dict[str, Prediction] = {"EPS": "eps", "V_PREDICTION": "v", "CONST": "flow", "EDM": "x0"}
+# EDM: its preconditioning belongs to the denoiser, so what the network "predicts" at a label is the data itself.
 log = logging.getLogger("fewstep")
 
 
@@ -35,7 +36,7 @@ def sample_in_comfyui(
     """
     guider = model.inner_model
     space = guider.inner_model.model_sampling
-    kinds = [kind.__name__ for kind in type(space).__mro__]  # V_PREDICTION derives from EPS: the first one counts
+    kinds = [kind.__name__ for kind in type(space).__mro__]  # EDM derives from V_PREDICTION, that from EPS: the first counts
     prediction: Prediction | None = next((PREDICTIONS[name] for name in kinds if name in PREDICTIONS), None)
     fitted = schedule.fitted_for.prediction if schedule.fitted_for else ""
     if prediction and fitted not in ("", prediction):
