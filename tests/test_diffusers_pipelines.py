@@ -12,6 +12,7 @@ from torch import Tensor
 from solvers import ScheduleError, ScheduleFile, SolverSchedule, Step, compile, load, preset, sample, save
 from solvers.adapters.scheduler_config import scheduler_config
 from solvers.commands.export import export
+from solvers.prediction import to_denoised
 from teacher.denoiser import wrap
 
 pytest.importorskip("diffusers", reason="diffusers is not installed (pip install diffusers transformers)")
@@ -311,3 +312,38 @@ def test_a_config_without_rows_or_with_an_unknown_prediction_is_refused_in_one_s
         FewstepScheduler.from_config(scheduler_config(written(on_table(PLAIN)), "eps") | {"prediction_type": "words"})
     with pytest.raises(ScheduleError, match="does not say"):
         scheduler_config(written(on_table(PLAIN)))
+
+
+@pytest.mark.parametrize(
+    "damage", [{"terms": [["xT"]]}, {"time": "soon"}, {"evaluation": {"label": 1.0}}, {"terms": [["D7", 1.0]]}, {"slot": "D0"}]
+)
+def test_a_damaged_config_is_refused_in_one_sentence(damage: dict, written: Any):
+    config = scheduler_config(written(on_table(PLAIN)), "eps")
+    config["rows"] = [*config["rows"][:2], config["rows"][2] | damage, *config["rows"][3:]]
+    with pytest.raises(ScheduleError) as error:
+        FewstepScheduler.from_config(config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_pipelines_combine_states_in_float32_as_our_runtime_does(dtype: torch.dtype, written: Any):
+    file = written(on_table(PLAIN))
+    scheduler = FewstepScheduler.from_config(scheduler_config(file, "eps"))
+    x = state = noise(2, 3, 4, 4, dtype=dtype)
+    for t in scheduler.timesteps:
+        state = scheduler.step(state.sin(), t, state).prev_sample
+    assert state.dtype == dtype
+
+    def denoiser(x: Tensor, at: Any) -> Tensor:
+        return to_denoised("eps", x.sin().float(), x.float(), at.alpha, at.sigma)
+
+    assert torch.equal(sample(denoiser, x, file.tableau), state)
+
+
+def test_a_saved_pipeline_loads_with_the_scheduler_given(written: Any, tmp_path: Path):
+    from diffusers import DDPMPipeline
+
+    scheduler = FewstepScheduler.from_config(scheduler_config(written(on_table(PLAIN)), "eps"))
+    DDPMPipeline(pipelines.unconditional(), scheduler).save_pretrained(tmp_path / "p")
+    again = FewstepScheduler.from_pretrained(tmp_path / "p", subfolder="scheduler")
+    assert DDPMPipeline.from_pretrained(tmp_path / "p", scheduler=again).scheduler.tableau == scheduler.tableau

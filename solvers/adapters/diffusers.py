@@ -165,6 +165,9 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
 
 
 def _config_row(row: Mapping[str, Any]) -> Row:
-    e = row["evaluation"]
-    evaluation = e and Evaluation(float(e["label"]), float(e["alpha"]), float(e["sigma"]), dict(e["knobs"]))
-    return Row(row["slot"], float(row["time"]), {slot: float(c) for slot, c in row["terms"]}, evaluation)
+    try:
+        e = row["evaluation"]
+        evaluation = e and Evaluation(float(e["label"]), float(e["alpha"]), float(e["sigma"]), dict(e["knobs"]))
+        return Row(row["slot"], float(row["time"]), {slot: float(c) for slot, c in row["terms"]}, evaluation)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ScheduleError(f"A row of this scheduler's config is damaged: {error!r}.") from None

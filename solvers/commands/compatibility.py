@@ -72,7 +72,7 @@ def _is_first_order(file: ScheduleFile) -> bool:
 
 def _lists(file: ScheduleFile) -> str:
     lost = lost_by_sigmas(file)
-    return f"sigmas only: loses {', '.join(lost)}" if lost else "everything, for a sampler of first order (euler, ddim)"
+    return f"loses {', '.join(lost)}" if lost else "everything, for a sampler of first order (euler, ddim)"
 
 
 def _timesteps(file: ScheduleFile) -> str:
