@@ -74,16 +74,11 @@ def interpolate(file: ScheduleFile, nfe: int, destination: Path) -> list[str]:
 
 
 def _expectation(file: ScheduleFile, nfe: int) -> str:
-    """What is known about an interpolated schedule: nothing measured, and the slope of its orders."""
-    old = file.executable.nfe
+    """What to expect: with few steps errors fall about as 1/NFE whatever the orders, and what was fitted to a budget is lost."""
+    factor = file.executable.nfe / nfe
     score = next((s for s in file.scores if s.metric == "rmse"), None)
-    assert file.recipe is not None
-    order = float(np.median([max(step.order, step.corrector) for step in file.recipe.steps]))
-    order = min(order, 2.0)  # a first-order start caps any method
-    factor = (old / nfe) ** order
-    known = f"error about {factor:.2g} times that of {old} evaluations"
-    if score is not None:
-        known += f" (rmse {score.value:.3g}, so about {factor * score.value:.2g})"
+    value = "" if score is None else f" (rmse {score.value:.3g}, so about {factor * score.value:.2g})"
     return (
-        f"expected, not measured: {known} by the slope of order {order:g}; a search at {nfe} does better, since schedules do not transfer"
+        f"expected, not measured: error about {factor:.2g} times that of {file.executable.nfe} evaluations{value}, as 1/NFE; "
+        "near the old budget it can be worse than the old file: search there"
     )
