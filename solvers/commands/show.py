@@ -17,7 +17,7 @@ def show(file: ScheduleFile) -> list[str]:
     if fitted is not None:
         guidance = "" if fitted.guidance is None else f", guidance {fitted.guidance:g}"
         lines.append(f"fitted for {fitted.model or 'an unnamed model'}{guidance}; teacher {fitted.teacher or 'not said'}")
-    lines += draw_steps(file)
+    lines += [summary(file), *draw_steps(file)]
     if file.recipe is not None:
         times = file.recipe.times
         lines += [f"  step {i}: {times[i]:.5g} -> {step.to:.5g}   {in_words(step)}" for i, step in enumerate(file.recipe.steps)]
@@ -27,6 +27,31 @@ def show(file: ScheduleFile) -> list[str]:
         ratio = "" if score.ratio is None else f", {score.ratio:.3f} of {score.baseline} ({score.ratio_low:.3f} to {score.ratio_high:.3f})"
         lines.append(f"{score.metric} {score.value:.4g} ({score.low:.4g} to {score.high:.4g}) on {score.seeds} test seeds{ratio}")
     return [*lines, *(f"{backend}: {said}" for backend, said in compatibility(file).items())]
+
+
+def summary(file: ScheduleFile) -> str:
+    """One sentence on the whole sampler."""
+    table, process, count = file.tableau, file.process, file.executable.nfe
+    states = [float(row.time) for row in table.rows if row.evaluation is not None]
+    told = sum(e.label != t for e, t in zip(table.evals, states, strict=True))
+    words = _of_recipe(file)
+    words += [f"{told} of {count} evaluations tell the network another time than the state's"] if told else []
+    words += [f"noise is injected ({', '.join(table.noises)})"] if table.noises else ["no noise is injected"]
+    words += [f"knobs: {', '.join(sorted({name for e in table.evals for name in e.knobs}))}"] if any(e.knobs for e in table.evals) else []
+    end = float(table.rows[-1].time)
+    words += ["it ends on clean data" if end == process.t_clean else f"it ends with noise of sigma {float(process.sigma(end)):.3g} left"]
+    return "; ".join(words)
+
+
+def _of_recipe(file: ScheduleFile) -> list[str]:
+    if file.recipe is None:
+        return ["its rows have no recipe"]
+    steps = file.recipe.steps
+    orders, spaces = sorted({step.order for step in steps}), sorted({step.space for step in steps})
+    of = f"order {orders[0]}" if len(orders) == 1 else f"orders {orders[0]} to {orders[-1]}"
+    corrected = sum(step.corrector > 0 for step in steps)
+    methods = sorted({step.method for step in steps})
+    return [f"{' and '.join(methods)} of {of} in {' and '.join(spaces)}", *([f"{corrected} steps are corrected"] if corrected else [])]
 
 
 def draw_steps(file: ScheduleFile) -> list[str]:
