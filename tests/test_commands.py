@@ -31,7 +31,7 @@ def file(tmp_path_factory):
 def test_show_names_every_step_and_check_proves_four_things(file):
     shown, checked = run("-m", "solvers", "show", file), run("-m", "solvers", "check", file)
     assert shown.returncode == checked.returncode == 0
-    assert shown.stdout.count("step ") == 4
+    assert shown.stdout.count("\n  step ") == 4
     assert len(checked.stdout.splitlines()) == 4
 
 

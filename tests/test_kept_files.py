@@ -47,4 +47,4 @@ def test_show_says_in_one_sentence_what_the_sampler_does():
     assert "noise is injected (z0); knobs: guidance; it ends on clean data" in said["rows-only"]
     for text in said.values():
         ruler = next(line for line in text.splitlines() if line.startswith("  noise "))
-        assert 1 <= ruler.count("o") - 1  # the o of "noise" beside those of the states
+        assert ruler.count("o") - 1 >= 1  # the o of "noise" beside those of the states
