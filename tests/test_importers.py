@@ -106,6 +106,8 @@ def test_a_general_table_that_spells_out_ddim_is_ddim(prediction: Any):
     labels = [0.99, 0.7, 0.45, 0.2]
     table, _ = from_gs({"times": TIMES, "a": a, "c": c, "labels": labels}, Asked(VP, prediction=prediction))
     assert [e.label for e in table.evals] == labels
+    with pytest.raises(ScheduleError, match="no prediction"):
+        from_gs({"times": TIMES, "a": a, "c": c}, Asked(VP))
     assert distance(compile(preset("ddim", TIMES, VP)), table) < 1e-12
 
 

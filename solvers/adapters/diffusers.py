@@ -160,9 +160,6 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     def _replace(self, row: Row, x: Tensor, denoised: Tensor | None) -> Tensor | None:
         return self._edited if denoised is not None else None
 
-    def __len__(self) -> int:
-        return self.config["num_train_timesteps"]
-
 
 def _config_row(row: Mapping[str, Any]) -> Row:
     try:

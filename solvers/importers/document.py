@@ -39,12 +39,12 @@ class Betas(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user says about a source: its process, and where a list says only times, the sampler and the number of evaluations."""
+    """What the user says about a source: its process, and where it says less, the sampler, the steps and what f is."""
 
     process: Process | None = None
     sampler: str = "ddim"
     nfe: int | None = None
-    prediction: Literal["eps", "x0", "v", "flow"] = "flow"
+    prediction: str = ""
 
     def need_process(self) -> Process:
         """The process, or a ScheduleError that says how to give it."""

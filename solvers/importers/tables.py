@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ..errors import ScheduleError
+from ..prediction import check
 from ..process import Process, process
 from ..tableau import START, Evaluation, Row, Tableau
 from .document import Asked, shaped
@@ -33,6 +34,7 @@ class Deltas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def from_gs(document: Any, asked: Asked) -> tuple[Tableau, Process]:
     """A generalised solver. `asked.prediction` says what f is."""
     found, where = shaped(document, General, "a table with times, a and c"), asked.need_process()
+    check(asked.prediction)
     steps = len(found.times) - 1
     told = found.times[:-1] if found.labels is None else found.labels
     if steps < 1 or (len(found.a), len(found.c), len(told)) != (steps, steps, steps):
