@@ -1,185 +1,206 @@
-"""Learn the continuous numbers of one schedule by gradient. Iteration 0 is the schedule itself.
+"""Learn the numbers of one schedule: nested levels, each by damped least squares, stopped where `select` stops improving.
 
-Times by stick breaking in lambda, labels by bounded shifts:
+Levenberg-Marquardt (Marquardt 1963) on the weighted residuals with exact Jacobians, and Tikhonov's shrinkage towards the start:
 
-    r_i = sigmoid(logit(r_i^0) + theta_i),   lambda_i = lambda_{i-1} + r_i (lambda_N - lambda_{i-1})
-    label_i at lambda_i + tanh(phi_i)/2 of the gap to the nearer neighbour, added to the schedule's own shift
+    minimise   loss(theta) + shrink * loss(0) * |theta|^2
 
-Few parameters and least squares, so Levenberg-Marquardt (Marquardt 1963) on the residuals x(theta) - teacher, with exact
-forward-mode Jacobians: one jvp per parameter through compile and sample, memory independent of the number of evaluations.
+A fit is a list of stages (level, shrink): the levels up to the one asked for, the last at every strength, strongest first.
+A stage begins where `select` was best so far, so the strength is chosen there too. Everything between two iterations is one
+record, `Point`: writing it down after each makes a killed fit go on to the same bits.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import msgspec
 import torch
 from torch import Tensor
 
 from search.errors import CampaignError
-from search.space import LIMIT
-from solvers import ScheduleError, SolverSchedule, advance, begin, compile
+from search.losses import Loss
+from search.parametrise import LEVELS, Parametrisation
+from search.residuals import Batch, batches, jacobians
+from solvers import ScheduleError, SolverSchedule, Tableau, compile
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
-LEVELS = ("times", "times+labels")
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """level: what may move. Stops after `patience` accepted steps without progress on `select`, at most `iterations`."""
+    """What may move, what it should make small, and how hard it is held.
 
-    level: str = "times"
-    iterations: int = 20
-    patience: int = 3
-    damping: float = 1e-2
-    batch: int = 64
+    level        one of LEVELS; those before it come first
+    objective    one of losses.LOSSES
+    consistency  "kept" or "relaxed": whether a row must be exact where all data is one point
+    shrink       strengths towards the start, tried in this order at the last level, the first alone at those before
+    iterations   at most, of each stage
+    patience     iterations without a better `select` that end a stage
+    gain         a stage ends as well when an iteration lowers what it minimises by less than this fraction
+    damping      where Marquardt's factor starts
+    batch        seeds that go through the network together
+    """
 
+    level: str = "rows"
+    objective: str = "rmse"
+    consistency: str = "relaxed"
+    shrink: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (1e-3, 1e-4, 1e-5)
+    iterations: Annotated[int, msgspec.Meta(ge=1)] = 12
+    patience: Annotated[int, msgspec.Meta(ge=1)] = 3
+    gain: Positive = 0.01
+    damping: Positive = 1e-2
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 32
 
-@dataclass(frozen=True)
-class Progress:
-    """One iteration: RMSE on both blocks, and the schedule as it stands."""
-
-    iteration: int
-    fit: float
-    select: float
-    schedule: SolverSchedule
-
-
-@dataclass(frozen=True)
-class Parametrisation:
-    """From parameters [P] to times [N + 1] and labels [N] of a schedule; zeros give the schedule's own."""
-
-    schedule: SolverSchedule
-    level: str
-
-    def __post_init__(self) -> None:
+    def stages(self) -> list[tuple[str, float]]:
+        """(level, shrink) in order. Raises CampaignError for a level that does not exist."""
         if self.level not in LEVELS:
             raise CampaignError(f"There is no learner level {self.level!r}; there are {', '.join(LEVELS)}.")
-
-    @property
-    def count(self) -> int:
-        """P: a gap per inner time and, with labels, a shift for each evaluation but the first."""
-        inner = len(self.schedule.steps) - 1
-        return inner * (1 if self.level == "times" else 2)
-
-    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Times and labels, differentiable in theta."""
-        process, inner = self.schedule.process, len(self.schedule.steps) - 1
-        own = process.lambda_of(torch.tensor(self.schedule.times, dtype=torch.float64)).clamp(-LIMIT, LIMIT)
-        fractions = (own[1:-1] - own[:-2]) / (own[-1] - own[:-2])
-        lambdas = [own[0]]
-        for i in range(inner):
-            r = torch.sigmoid(torch.logit(fractions[i]) + theta[i])
-            lambdas.append(lambdas[-1] + r * (own[-1] - lambdas[-1]))
-        lambdas.append(own[-1])
-        ends = torch.tensor([self.schedule.start, self.schedule.times[-1]], dtype=torch.float64)
-        times = torch.stack([ends[0], *process.time_of(torch.stack(lambdas[1:-1])), ends[1]]) if inner else ends
-        phi = theta[inner:] if self.level != "times" else torch.zeros(inner, dtype=torch.float64)
-        labels = [ends[0] if self.schedule.steps[0].label is None else torch.tensor(self.schedule.steps[0].label, dtype=torch.float64)]
-        for i in range(1, inner + 1):
-            gap = torch.minimum(lambdas[i + 1] - lambdas[i], lambdas[i] - lambdas[i - 1])
-            label = self.schedule.steps[i].label
-            shift = torch.zeros(()) if label is None else process.lambda_of(label) - own[i]
-            labels.append(process.time_of(lambdas[i] + shift + torch.tanh(phi[i - 1]) / 2 * gap))
-        return times, torch.stack(labels)
-
-    def apply(self, theta: Tensor) -> SolverSchedule:
-        """The schedule with these parameters, in floats."""
-        times, labels = (value.detach().tolist() for value in self(theta))
-        steps = []
-        for i, step in enumerate(self.schedule.steps):
-            moved = i > 0 and (self.level != "times" or step.label is not None)
-            steps.append(msgspec.structs.replace(step, to=times[i + 1], label=labels[i] if moved else step.label))
-        return SolverSchedule(self.schedule.process, self.schedule.start, tuple(steps))
+        before = LEVELS[: LEVELS.index(self.level)]
+        return [*((level, self.shrink[0]) for level in before), *((self.level, s) for s in self.shrink)]
 
 
-def residual_function(
-    teacher: Teacher, form: Parametrisation, x: Tensor, wanted: Tensor, cond: Tensor | None
-) -> Callable[[Tensor], Tensor]:
-    """Theta -> x(theta) - teacher for one batch of seeds, flat."""
-    knobs: dict[str, Any] = dict(teacher.knobs)
+class Entry(msgspec.Struct, frozen=True):
+    """One iteration of the learning curve: the loss on both blocks, in the units of its report."""
 
-    def denoiser(state: Tensor, at: Any, **row_knobs: Any) -> Tensor:
-        return teacher.denoiser(state, at, cond=cond, **knobs, **row_knobs)
-
-    def residual(theta: Tensor) -> Tensor:
-        times, labels = form(theta)
-        return (_unchecked(denoiser, x, form.schedule, times, labels) - wanted).flatten()
-
-    return residual
+    stage: int
+    fit: float
+    select: float
 
 
-def _unchecked(denoiser: Any, x: Tensor, schedule: SolverSchedule, times: Tensor, labels: Tensor) -> Tensor:
-    """`sample` without its check for finite results, which cannot be asked inside a jvp."""
-    state, request = advance(begin(compile(schedule, times, labels), x))
-    while request is not None:
-        state, request = advance(state, denoiser(request.x, request.at, **request.knobs))
-    return state.x
+class Point(msgspec.Struct, frozen=True):
+    """A fit between two iterations. `theta` belongs to `stage`; best_... is what did best on `select` so far."""
+
+    theta: tuple[float, ...]
+    loss: float
+    delta: float
+    start: float
+    damping: float
+    best: float
+    best_theta: tuple[float, ...]
+    best_stage: int
+    curve: tuple[Entry, ...]
+    stale: float  # the best before this stage
+    stage: int = 0
+    iteration: int = 0
+    since: int = 0
+    done: bool = False
 
 
-def normal_equations(teacher: Teacher, form: Parametrisation, theta: Tensor, targets: Targets, batch: int) -> tuple[Tensor, Tensor, float]:
-    """J^T J [P, P], J^T r [P] and the RMSE, streamed over batches of seeds."""
-    count = form.count
-    squares, slope, total = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64), 0.0
-    for residual in _batches(teacher, form, targets, batch):
-        columns = []
-        value = torch.zeros(())
-        for direction in torch.eye(count, dtype=torch.float64):
-            value, column = torch.func.jvp(residual, (theta,), (direction,))[:2]
-            columns.append(column)
-        jacobian = torch.stack(columns).double()
-        squares += jacobian @ jacobian.T
-        slope += jacobian @ value.double()
-        total += float(value.double().square().sum())
-    return squares, slope, (total / targets.images.numel()) ** 0.5
+class Fit:
+    """One schedule, one learner, two blocks of seeds."""
 
+    def __init__(self, teacher: Teacher, schedule: SolverSchedule, fit_on: Targets, select_on: Targets, learner: Learner) -> None:
+        self.schedule, self.learner, self.stages = schedule, learner, learner.stages()
+        self.fit_on, self.select_on = (batches(teacher, block, learner.batch) for block in (fit_on, select_on))
+        Loss(learner.objective)
 
-def _batches(teacher: Teacher, form: Parametrisation, targets: Targets, batch: int) -> Iterator[Callable[[Tensor], Tensor]]:
-    for first in range(0, len(targets.seeds), batch):
-        part = slice(first, first + batch)
-        cond = None if targets.cond is None else targets.cond[part]
-        yield residual_function(teacher, form, targets.noise[part], targets.images[part], cond)
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (a fit lives as long as its process)
+    def form(self, stage: int) -> Parametrisation:
+        """The parametrisation of a stage."""
+        return Parametrisation(self.schedule, self.stages[stage][0], self.learner.consistency)
 
+    def begin(self) -> Point:
+        """The start: the schedule itself."""
+        table, loss = compile(self.schedule), Loss(self.learner.objective)
+        costs = self.costs(self.fit_on, table, loss)
+        delta = 2 * float(costs.median().sqrt())
+        loss = Loss(self.learner.objective, delta)
+        value, select = (loss.together(self.costs(block, table, loss)) for block in (self.fit_on, self.select_on))
+        theta = tuple(self.form(0).zeros().tolist())
+        entry = Entry(0, loss.shown(value), loss.shown(select))
+        return Point(theta, value, delta, value, self.learner.damping, select, theta, 0, (entry,), select)
 
-@torch.no_grad()
-def rmse_of(teacher: Teacher, schedule: SolverSchedule, targets: Targets, batch: int) -> float:
-    """RMSE of a schedule on the targets."""
-    form = Parametrisation(schedule, "times")
-    zero = torch.zeros(form.count, dtype=torch.float64)
-    total = sum(float(residual(zero).double().square().sum()) for residual in _batches(teacher, form, targets, batch))
-    return (total / targets.images.numel()) ** 0.5
+    def costs(self, parts: Sequence[Batch], table: Tableau, loss: Loss) -> Tensor:
+        """The cost of every seed, [seeds]."""
+        return torch.cat([loss.costs(part.residual(table, loss.view)) for part in parts])
 
+    def table(self, point: Point) -> Tableau:
+        """The table that did best on `select`."""
+        return self.form(point.best_stage).table(torch.tensor(point.best_theta, dtype=torch.float64))
 
-def fit(teacher: Teacher, schedule: SolverSchedule, fit_on: Targets, select_on: Targets, learner: Learner) -> Iterator[Progress]:
-    """Yield the start and every accepted step. The caller keeps the schedule that is best on `select`."""
-    form = Parametrisation(schedule, learner.level)
-    theta, damping = torch.zeros(form.count, dtype=torch.float64), learner.damping
-    best, since = rmse_of(teacher, schedule, select_on, learner.batch), 0
-    current = rmse_of(teacher, schedule, fit_on, learner.batch)
-    yield Progress(0, current, best, schedule)
-    if not form.count:
-        return
-    for iteration in range(1, learner.iterations + 1):
-        squares, slope, current = normal_equations(teacher, form, theta, fit_on, learner.batch)
-        for _ in itertools.repeat(None, 8):
-            step = -torch.linalg.solve(squares + damping * (squares.diagonal() + 1e-12).diag(), slope)
+    def recipe(self, point: Point) -> SolverSchedule | None:
+        """The steps that compile to that table; none once coefficients have left their theory."""
+        form = self.form(point.best_stage)
+        return None if form.deltas else form.recipe(torch.tensor(point.best_theta, dtype=torch.float64))
+
+    def distance(self, point: Point) -> float:
+        """How far the times moved: the largest change of an inner one, in lambda."""
+        form, process = self.form(point.best_stage), self.schedule.process
+        times = form.times_and_labels(torch.tensor(point.best_theta, dtype=torch.float64))[0]
+        own = torch.tensor(self.schedule.times, dtype=torch.float64)
+        moved = (process.lambda_of(times) - process.lambda_of(own))[1:-1].abs()
+        return float(moved.max()) if len(moved) else 0.0
+
+    def run(self, point: Point | None = None) -> Iterator[Point]:
+        """Every point from the given one (or the start) to the end."""
+        point = point or self.begin()
+        yield point
+        while not point.done:
+            point = self.step(point)
+            yield point
+
+    def step(self, point: Point) -> Point:
+        """One iteration of Levenberg-Marquardt, or the turn to the next stage."""
+        form, shrink = self.form(point.stage), self.stages[point.stage][1] * point.start
+        loss, theta = Loss(self.learner.objective, point.delta), torch.tensor(point.theta, dtype=torch.float64)
+        if not form.count:
+            return self.turn(point)
+        curvature, slope, costs = self.normal_equations(form, theta, loss)
+        curvature, slope = curvature + shrink * torch.eye(form.count, dtype=torch.float64), slope + shrink * theta
+        now, damping = loss.together(costs) + shrink * float(theta.square().sum()), point.damping
+        for _ in range(8):
+            moved = theta - torch.linalg.solve(curvature + damping * (curvature.diagonal() + 1e-12).diag(), slope)
             try:
-                tried = rmse_of(teacher, form.apply(theta + step), fit_on, learner.batch)
+                table = form.table(moved)
             except ScheduleError:  # so long a step that two times meet
-                tried = math.inf
-            if tried < current:
+                damping *= 4
+                continue
+            value = loss.together(self.costs(self.fit_on, table, loss))
+            then = value + shrink * float(moved.square().sum())
+            if then < now:
                 break
             damping *= 4
         else:
-            return  # no damping helps: a minimum
-        theta, damping = theta + step, damping / 3
-        moved = form.apply(theta)
-        select = rmse_of(teacher, moved, select_on, learner.batch)
-        yield Progress(iteration, tried, select, moved)
-        since = 0 if select < best else since + 1
-        best = min(best, select)
-        if since >= learner.patience or tried > current * (1 - 1e-4):
-            return
+            return self.turn(point)  # no damping helps: a minimum
+        select = loss.together(self.costs(self.select_on, table, loss))
+        better = select < point.best
+        point = msgspec.structs.replace(
+            point,
+            theta=tuple(moved.tolist()),
+            loss=value,
+            damping=damping / 3,
+            iteration=point.iteration + 1,
+            since=0 if better else point.since + 1,
+            curve=(*point.curve, Entry(point.stage, loss.shown(value), loss.shown(select))),
+        )
+        if better:
+            point = msgspec.structs.replace(point, best=select, best_theta=point.theta, best_stage=point.stage)
+        ends = point.iteration >= self.learner.iterations or point.since >= self.learner.patience
+        return self.turn(point) if ends or then > now * (1 - self.learner.gain) else point
+
+    def turn(self, point: Point) -> Point:
+        """To the next stage, from what is best so far; weaker shrinkage is tried only while it helps."""
+        helped, level = point.best < point.stale, self.stages[point.stage][0]
+        rest = [k for k in range(point.stage + 1, len(self.stages)) if helped or self.stages[k][0] != level]
+        if not rest:
+            return msgspec.structs.replace(point, done=True)
+        theta = self.form(rest[0]).zeros()
+        theta[: len(point.best_theta)] = torch.tensor(point.best_theta, dtype=torch.float64)
+        return msgspec.structs.replace(
+            point, theta=tuple(theta.tolist()), stage=rest[0], iteration=0, since=0, stale=point.best, damping=self.learner.damping
+        )
+
+    def normal_equations(self, form: Parametrisation, theta: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """J^T W J [P, P], J^T W r [P], both per number, and the costs [seeds], streamed over batches."""
+        squares = torch.zeros(form.count, form.count, dtype=torch.float64)
+        slope, total, first = torch.zeros(form.count, dtype=torch.float64), 0, 0
+        costs = self.costs(self.fit_on, form(theta), loss) if loss.name == "trimmed" else None
+        found = list[Tensor]()
+        for residual, jacobian in jacobians(self.fit_on, form, theta, loss.view):
+            found.append(loss.costs(residual))
+            weighted = (jacobian * loss.weights(residual, found[-1] if costs is None else costs, 0 if costs is None else first)).flatten(1)
+            squares += (weighted @ jacobian.flatten(1).T).double()
+            slope += (weighted @ residual.flatten()).double()
+            total, first = total + residual.numel(), first + len(residual)
+        return squares / total, slope / total, torch.cat(found)

@@ -46,6 +46,17 @@ def mean_root(errors: Tensor) -> Tensor:
     return errors.sqrt().mean(-1)
 
 
+def root_median(errors: Tensor) -> Tensor:
+    """Root of the median over the last axis: what half of the samples stay below."""
+    return errors.median(-1).values.sqrt()
+
+
+def root_trimmed(errors: Tensor, trimmed: float = 0.03) -> Tensor:
+    """Root of the mean over the last axis without the worst 3 %: a few bifurcating seeds can carry most of a mean square."""
+    count = errors.shape[-1]
+    return errors.sort(-1).values[..., : count - int(trimmed * count)].mean(-1).sqrt()
+
+
 @dataclass(frozen=True)
 class Objective:
     """A measure per sample and how samples are put together. Lower is better."""

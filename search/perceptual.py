@@ -67,6 +67,19 @@ class Perceptual:
         pairs = zip(a.split(CHUNK), b.split(CHUNK), strict=True)
         return torch.cat([model(_prepare(x), _prepare(y)).flatten() for x, y in pairs])
 
+    def features(self, x: Tensor) -> Tensor:
+        """[B, n] whose mean squared difference between two images is their distance: what a least-squares fit works on.
+
+        Differentiable everywhere: the unit length is taken of sqrt(|f|^2 + 1e-20), for a position may have no feature at all.
+        """
+        model: Any = self.model
+        found = list[Tensor]()
+        for f, calibrated in zip(model.net(model.scaling_layer(_prepare(x))), model.lins, strict=True):
+            unit = f / (f.square().sum(1, keepdim=True) + 1e-20).sqrt()
+            found.append((unit * (calibrated.model[-1].weight / f[0, 0].numel()).sqrt()).flatten(1))
+        joined = torch.cat(found, 1)
+        return joined * joined.shape[1] ** 0.5
+
 
 def load(net: Literal["alex", "vgg"] = "alex", weights: Path | None = None) -> Perceptual:
     """LPIPS on `net`, with the classifier from `weights` (a .pth or .ckpt file, or a folder with one) or from the usual places."""

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
+from search.fit import Entry
 from search.result import Result, Scored
 from solvers import SolverSchedule
 
@@ -154,6 +155,24 @@ def steps(found: SolverSchedule, known: SolverSchedule | None, names: Sequence[s
     key += [(">", 7, "time told to the network")] if any(step.label is not None for step in every) else []
     handles = [Line2D([], [], ls="", marker=marker, ms=size, mew=size / 6, color=INK, label=label) for marker, size, label in key]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.3)
+    return figure
+
+
+@_styled
+def learning(curve: Sequence[Entry], stages: Sequence[tuple[str, float]], objective: str) -> Figure:
+    """The loss on the seeds that are fitted and on those that choose, after every iteration; a line where a stage begins."""
+    figure = _figure(9, 4.5)
+    axes = _log_axes(figure, "iteration", objective)
+    axes.plot([entry.fit for entry in curve], color=GREY, marker="o", ms=4, label="fit")
+    axes.plot([entry.select for entry in curve], color=FOUND, marker="o", ms=4, label="select")
+    best = min(range(len(curve)), key=lambda k: curve[k].select)
+    axes.plot(best, curve[best].select, "o", ms=11, mfc="none", color=FOUND, label="kept")
+    for k, entry in enumerate(curve):
+        if k == 1 or (k > 1 and entry.stage != curve[k - 1].stage):
+            axes.axvline(k - 0.5, color=GREY, lw=0.8, ls=":")
+            words = f"{stages[entry.stage][0]}, {stages[entry.stage][1]:g}"
+            axes.text(k - 0.4, 0.99, words, transform=axes.get_xaxis_transform(), rotation=90, va="top", size=8, color=GREY)
+    axes.legend(loc="lower left")
     return figure
 
 

@@ -77,14 +77,17 @@ def test_the_conformance_page_has_a_line_for_every_method():
 
 
 def test_train_writes_a_better_file_that_says_where_it_comes_from(file, tmp_path):
-    out = tmp_path / "learned.schedule.json"
-    words = [f"schedule={file}", f"out={out}", "seeds={fit: 16, select: 32, test: 64}", "learner.iterations=5"]
-    done = run("train.py", *words)
-    assert done.returncode == 0, done.stderr
-    learned = load(out)
-    assert learned.scores[0].ratio_high < 1
-    assert load(file).id in learned.provenance.note
-    assert learned.recipe.times != load(file).recipe.times
+    for learner, has_recipe in (("times", True), ("rows", False)):
+        out = tmp_path / f"{learner}.schedule.json"
+        words = [f"schedule={file}", f"out={out}", "seeds={fit: 16, select: 32, test: 64}", "learner.iterations=3", f"learner={learner}"]
+        done = run("train.py", *words)
+        assert done.returncode == 0, done.stderr
+        learned = load(out)
+        assert learned.scores[0].ratio_high < 1
+        assert load(file).id in learned.provenance.note
+        assert (learned.recipe is not None) == has_recipe
+        assert learned.tableau.times[1:-1] != load(file).tableau.times[1:-1]
+        assert {path.name for path in tmp_path.glob(f"{learner}.*")} == {out.name, f"{learner}.schedule.png"}
 
 
 def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_another_model(tmp_path):

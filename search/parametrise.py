@@ -1,0 +1,171 @@
+"""What may move: from a flat vector of parameters to the table of one schedule. The zero vector gives the schedule itself.
+
+Levels, each with the parameters of the one before it first, so that a vector padded with zeros means the same sampler:
+
+    times           r_i = sigmoid(logit(r_i^0) + theta_i),   lambda_i = lambda_{i-1} + r_i (lambda_N - lambda_{i-1})
+    times+labels    label_i moves by tanh(phi_i)/2 of the gap to the nearer neighbour, in lambda (LD3: Tong et al. 2025)
+    weights         the coefficients that the schedule's rows have (S4S: Frankel et al. 2025, but as theory + delta)
+    rows            every coefficient of a table over the full history (BNS: Shaul et al. 2024; GS: Kornilov et al. 2025)
+
+Coefficients are theory(times) + delta. A row, written from the last state x_s that is noisier than it,
+
+    x_r = keep x_s + sum_j (C_j + gain delta_j) D_j,    keep = sigma_r / sigma_s,  gain = alpha_r - keep alpha_s,
+
+where C comes from `compile` at the present times. A history of states adds nothing: any table over states and answers has
+this form. Consistency "kept" holds sum delta = 0, exact where all data is one point; "relaxed" frees it, and keep too.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from torch import Tensor
+
+from search.errors import CampaignError
+from search.space import LIMIT
+from solvers import ScheduleError, SolverSchedule, Tableau, compile
+from solvers.tableau import START, Coefficient, Row
+
+LEVELS = ("times", "times+labels", "weights", "rows")
+CONSISTENCY = ("kept", "relaxed")
+
+
+@dataclass(frozen=True)
+class Parametrisation:
+    """theta [P] -> a table whose numbers are tensors, differentiable in theta."""
+
+    schedule: SolverSchedule
+    level: str = "times+labels"
+    consistency: str = "kept"
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise CampaignError(f"There is no learner level {self.level!r}; there are {', '.join(LEVELS)}.")
+        if self.consistency not in CONSISTENCY:
+            raise CampaignError(f"There is no consistency {self.consistency!r}; there are {', '.join(CONSISTENCY)}.")
+        if any(step.eta for step in self.schedule.steps):
+            raise ScheduleError("A schedule that injects noise cannot be learned towards a deterministic teacher.")
+
+    @property
+    def inner(self) -> int:
+        """How many times lie strictly between the ends."""
+        return len(self.schedule.steps) - 1
+
+    @property
+    def count(self) -> int:
+        """P."""
+        return self.inner * (1 if self.level == "times" else 2) + len(self.deltas)
+
+    def zeros(self) -> Tensor:
+        """The parameters of the schedule itself."""
+        return torch.zeros(self.count, dtype=torch.float64)
+
+    @functools.cached_property
+    def deltas(self) -> tuple[tuple[int, int], ...]:
+        """(row, answer) of every free coefficient; what the row has of its own comes first. Answer -1 is the state."""
+        if self.level in ("times", "times+labels"):
+            return ()
+        forms, table = self._forms, compile(self.schedule).dense()
+        own, other = list[tuple[int, int]](), list[tuple[int, int]]()
+        for r in range(1, len(forms)):
+            index, source = forms[r][0], forms[forms[r][1]][0]
+            keep = table.a[index] / table.a[source]
+            for j in range(r if self.consistency == "relaxed" else r - 1):
+                has = abs(float(table.B[index, j] - keep * table.B[source, j])) > 1e-12
+                (own if has else other).append((r, j))
+        states = [(r, -1) for r in range(1, len(forms))] if self.consistency == "relaxed" else []
+        return (*own, *states, *(other if self.level == "rows" else ()))
+
+    @functools.cached_property
+    def _forms(self) -> list[tuple[int, int]]:
+        """For each evaluated state and the end: its row in the compiled table, and the state x_s it is written from."""
+        rows = compile(self.schedule).rows
+        index = [i for i, row in enumerate(rows) if row.evaluation or row is rows[-1]]
+        sigmas = [float(self.schedule.process.sigma(rows[i].time)) for i in index]
+        return [(i, max((s for s in range(r) if sigmas[s] > sigmas[r] * (1 + 1e-9)), default=0)) for r, i in enumerate(index)]
+
+    def times_and_labels(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Times [N + 1] and labels [N]: the schedule's own plus what theta moves them by, which is nothing at zero."""
+        moved, still = self._curve(theta), self._curve(torch.zeros_like(theta))
+        own = torch.tensor(self.schedule.times, dtype=torch.float64)
+        told = [t if step.label is None else step.label for t, step in zip(self.schedule.times, self.schedule.steps, strict=False)]
+        return own + (moved[0] - still[0]), torch.tensor(told, dtype=torch.float64) + (moved[1] - still[1])
+
+    def _curve(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        process, inner = self.schedule.process, self.inner
+        own = process.lambda_of(torch.tensor(self.schedule.times, dtype=torch.float64)).clamp(-LIMIT, LIMIT)
+        fractions = (own[1:-1] - own[:-2]) / (own[-1] - own[:-2])
+        lambdas = [own[0]]
+        for i in range(inner):
+            r = torch.sigmoid(torch.logit(fractions[i]) + theta[i])
+            lambdas.append(lambdas[-1] + r * (own[-1] - lambdas[-1]))
+        lambdas.append(own[-1])
+        phi = torch.zeros(inner, dtype=torch.float64) if self.level == "times" else theta[inner : 2 * inner]
+        told = [own[0]]
+        for i in range(1, inner + 1):
+            gap = torch.minimum(lambdas[i + 1] - lambdas[i], lambdas[i] - lambdas[i - 1])
+            label = self.schedule.steps[i].label
+            shift = torch.zeros((), dtype=torch.float64) if label is None else process.lambda_of(label) - own[i]
+            told.append(lambdas[i] + shift + torch.tanh(phi[i - 1]) / 2 * gap)
+        return process.time_of(torch.stack(lambdas)), process.time_of(torch.stack(told))
+
+    def __call__(self, theta: Tensor) -> Tableau:
+        """The table at theta."""
+        theory = compile(self.schedule, *self.times_and_labels(theta))
+        if not self.deltas:
+            return theory
+        delta = dict(zip(self.deltas, theta[2 * self.inner :], strict=True))
+        dense, forms, process = theory.dense(), self._forms, self.schedule.process
+        end = torch.tensor(self.schedule.times[-1], dtype=torch.float64)
+        points = [(e.alpha, e.sigma) for e in theory.evals] + [(process.alpha(end), process.sigma(end))]
+        first = theory.rows[0]
+        rows = [Row("x0", first.time, first.terms, first.evaluation)]
+        for r in range(1, len(forms)):
+            (i, s), newest = forms[r], r - 1
+            source = forms[s][0]
+            keep = points[r][1] / points[s][1]
+            gain = points[r][0] - keep * points[s][0]
+            state = keep * (1 + delta[r, -1]) if (r, -1) in delta else keep
+            terms: dict[str, Coefficient] = {f"x{s}": state}
+            if abs(float(self._rest[r])) > 1e-12:
+                terms[START] = dense.a[i] - keep * dense.a[source]
+            moved = [delta.get((r, j), torch.zeros((), dtype=torch.float64)) for j in range(r)]
+            if self.consistency == "kept":
+                moved[newest] = moved[newest] - sum(moved[:newest])
+            terms |= {f"D{j}": dense.B[i, j] - keep * dense.B[source, j] + gain * moved[j] for j in range(r)}
+            rows.append(Row(f"x{r}", theory.rows[i].time, terms, theory.rows[i].evaluation))
+        return Tableau(tuple(rows))
+
+    @functools.cached_property
+    def _rest(self) -> list[float]:
+        """What each row of the schedule keeps of x_T beyond its share of x_s: zero wherever all data being one point is solved exactly."""
+        table = compile(self.schedule)
+        a, process = table.dense().a, self.schedule.process
+        sigmas = [process.sigma(table.rows[i].time) for i, _ in self._forms]
+        return [float(a[i] - sigmas[r] / sigmas[s] * a[self._forms[s][0]]) for r, (i, s) in enumerate(self._forms)]
+
+    def recipe(self, theta: Tensor) -> SolverSchedule:
+        """The steps with the times and labels of theta, in floats: what the rows are the theory and the deltas of."""
+        times, labels = (value.tolist() for value in self.times_and_labels(theta))
+        steps = [
+            msgspec.structs.replace(step, to=times[i + 1], label=labels[i] if labels[i] != times[i] else None)
+            for i, step in enumerate(self.schedule.steps)
+        ]
+        return SolverSchedule(self.schedule.process, self.schedule.start, tuple(steps))
+
+    def table(self, theta: Tensor) -> Tableau:
+        """The table at theta in floats, as it is saved. Raises ScheduleError where two times have met."""
+        recipe = self.recipe(theta)
+        return compile(recipe) if not self.deltas else settled(self(theta))
+
+
+def settled(table: Tableau) -> Tableau:
+    """The same table with floats for tensors and without terms that are zero."""
+    rows: list[Row] = []
+    for row in table.rows:
+        terms = {slot: float(c) + 0.0 for slot, c in row.terms.items()}
+        e = row.evaluation
+        told = e and type(e)(float(e.label), float(e.alpha), float(e.sigma), e.knobs)
+        rows.append(Row(row.slot, float(row.time), {slot: c for slot, c in terms.items() if c} or terms, told))
+    return Tableau(tuple(rows))
