@@ -1,9 +1,10 @@
 # make search: find a schedule for the embedded model.   make test: everything CI runs.   make bench: speed, printed.
+# make bench-learn: what learning gains, hours; goes on where it was stopped.
 PYTHON ?= python3.11
 BIN := .venv/bin
 LPIPS := .cache/lpips-weights
 
-.PHONY: search test bench bench-search conformance install
+.PHONY: search test bench bench-search bench-learn conformance install
 search: install
 	$(BIN)/python search.py
 
@@ -22,6 +23,9 @@ conformance: install
 
 bench-search: install
 	$(BIN)/python tests/bench_search.py
+
+bench-learn: install
+	$(BIN)/python tests/bench_learn.py
 
 install: .venv/installed $(LPIPS)/installed
 

@@ -50,7 +50,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience: Annotated[int, msgspec.Meta(ge=1)] = 3
     gain: Positive = 0.01
     damping: Positive = 1e-2
-    batch: Annotated[int, msgspec.Meta(ge=1)] = 32
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 16
 
     def stages(self) -> list[tuple[str, float]]:
         """(level, shrink) in order. Raises CampaignError for a level that does not exist."""

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,24 @@ def test_train_writes_a_better_file_that_says_where_it_comes_from(file, tmp_path
         assert (learned.recipe is not None) == has_recipe
         assert learned.tableau.times[1:-1] != load(file).tableau.times[1:-1]
         assert {path.name for path in tmp_path.glob(f"{learner}.*")} == {out.name, f"{learner}.schedule.png"}
+
+
+def test_a_fit_killed_with_sigkill_ends_at_the_same_bits(file, tmp_path):
+    whole, broken = tmp_path / "whole.schedule.json", tmp_path / "broken.schedule.json"
+    words = [f"schedule={file}", "seeds={fit: 16, select: 16, test: 16}", "learner.iterations=2", "learner.shrink=[1e-3]"]
+    assert run("train.py", *words, f"out={whole}").returncode == 0
+    state = tmp_path / "broken.schedule.learning.json"
+    process = subprocess.Popen([sys.executable, "train.py", *words, f"out={broken}"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not state.exists() or len(json.loads(state.read_bytes())[1]["curve"]) < 3:  # the start and two iterations are written
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not broken.exists()
+    done = run("train.py", *words, f"out={broken}")
+    assert done.returncode == 0, done.stderr
+    assert load(broken).id == load(whole).id
+    assert not state.exists()
 
 
 def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_another_model(tmp_path):

@@ -6,16 +6,17 @@ import itertools
 import msgspec
 import pytest
 import torch
+from oracle import EVERYWHERE
 
 from search.errors import CampaignError
 from search.fit import Fit, Learner, Point
 from search.losses import LOSSES, Loss
 from search.parametrise import CONSISTENCY, LEVELS, Parametrisation, settled
+from search.perceptual import PerceptualError
 from search.residuals import Batch, batches, jacobians, linearise
 from search.space import table_distance
-from solvers import At, ScheduleError, compile, preset
+from solvers import PRESETS, At, ScheduleError, compile, preset
 from solvers.grids import named_grid
-from solvers.presets import PRESETS
 from teacher.models import digits, load
 from teacher.trajectories import targets
 
@@ -32,9 +33,8 @@ def scene(tmp_path_factory):
     return teacher, targets(teacher, "fit", 32, root=root), targets(teacher, "select", 32, root=root)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("consistency", CONSISTENCY)
+@pytest.mark.parametrize("name", [name for name in EVERYWHERE if PRESETS[name].noise == "none"])
+@pytest.mark.parametrize(("level", "consistency"), [("times+labels", "kept"), ("weights", "kept"), ("rows", "relaxed")])
 def test_iteration_zero_is_the_schedule_itself(scene, name, level, consistency):
     schedule = start(scene[0], name)
     form = Parametrisation(schedule, level, consistency)
@@ -179,15 +179,19 @@ def test_stronger_shrinkage_stays_nearer_to_the_start(scene):
     assert lengths[0] < lengths[1]
 
 
-def test_learning_runs_forward_mode_through_the_real_network(tmp_path):
+@pytest.mark.parametrize("objective", ["rmse", "lpips-alex"])
+def test_learning_runs_forward_mode_through_the_real_networks(tmp_path, objective):
     teacher = digits()
     goal = targets(teacher, "fit", 2, tolerance=0.05, root=tmp_path)
-    fit = Fit(teacher, start(teacher, steps=3), goal, goal, Learner(level="rows"))
-    form = fit.form(3)
-    squares, slope, costs = fit.normal_equations(form, form.zeros(), RMSE)
+    fit = Fit(teacher, start(teacher, steps=3), goal, goal, Learner(level="rows", objective=objective))
+    form, loss = fit.form(3), Loss(objective)
+    try:
+        squares, slope, costs = fit.normal_equations(form, form.zeros(), loss)
+    except PerceptualError as error:
+        pytest.skip(str(error))
     assert bool(torch.isfinite(squares).all())
     assert bool(torch.isfinite(slope).all())
-    torch.testing.assert_close(costs, fit.costs(fit.fit_on, compile(fit.schedule), RMSE), rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(costs, fit.costs(fit.fit_on, compile(fit.schedule), loss), rtol=1e-4, atol=1e-8)
 
 
 def test_what_cannot_be_learned_is_refused_in_one_sentence(scene):

@@ -95,6 +95,18 @@ def test_one_channel_is_the_same_as_three_equal_channels(alex: Perceptual) -> No
     assert torch.equal(alex(x, y), alex(x.repeat(1, 3, 1, 1), y.repeat(1, 3, 1, 1)))
 
 
+def test_the_mean_squared_difference_of_features_is_the_distance(alex: Perceptual) -> None:
+    a, b = torch.rand(2, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours = (alex.features(a) - alex.features(b)).double().square().mean(1)
+    torch.testing.assert_close(ours.float(), alex(a, b), rtol=1e-4, atol=1e-7)
+
+
+def test_features_have_finite_derivatives_even_of_a_flat_picture(alex: Perceptual) -> None:
+    flat = torch.zeros(1, 1, 32, 32)
+    slope = torch.func.vmap(lambda v: torch.func.jvp(alex.features, (flat,), (v,))[1])(torch.randn(2, *flat.shape))
+    assert bool(torch.isfinite(slope).all())
+
+
 def test_a_large_batch_gives_the_distances_of_its_pairs_one_by_one(alex: Perceptual) -> None:
     x, y = _pictures(140, 1, 32).split(70)
     one_by_one = torch.cat([alex(x[i : i + 1], y[i : i + 1]) for i in range(70)])
