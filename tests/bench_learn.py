@@ -21,7 +21,7 @@ from search import baselines
 from search.evaluate import Evaluator
 from search.fit import Fit, Learner, Point
 from search.objective import root_mean, root_median, root_trimmed
-from search.result import Interval
+from search.result import Interval, Known
 from search.statistics import ratio
 from solvers import Tableau, compile
 from solvers.atomic import write_atomically
@@ -46,7 +46,7 @@ class Reached(msgspec.Struct, frozen=True):
     trimmed: float
     ratio: Interval
     worst: float  # the share of the squared test error that the worst 3 % of seeds hold
-    seconds: float  # CPU, in units of a thousand evaluations of a batch of 64 seeds
+    cost: float  # CPU time, in that of a thousand evaluations of 64 seeds, so that it means the same on any machine
 
 
 def cell(model: str, nfe: int, seeds: int) -> list[Reached]:
@@ -54,13 +54,16 @@ def cell(model: str, nfe: int, seeds: int) -> list[Reached]:
     teacher, learner = load(model), Learner()
     fit_on, select_on, test_on = (targets(teacher, block, n) for block, n in (("fit", seeds), ("select", 128), ("test", 256)))
     scorer, chooser = Evaluator(teacher, fit_on), Evaluator(teacher, select_on)
-    wanted = baselines.candidates(teacher, nfe, KNOWN)
-    tables = [compile(baselines.schedule(item, teacher)) for item in wanted]
-    fit = torch.nan_to_num(root_mean(scorer.errors(tables)), nan=torch.inf)
+    wanted = baselines.candidates(teacher, nfe, KNOWN // 2)
+    fit = scores(scorer, teacher, wanted)
+    ordered = [wanted[k] for k in fit.argsort().tolist()]
+    wanted += baselines.finer(teacher, ordered, FINALISTS // 2, KNOWN // 2)
+    fit = torch.cat([fit, scores(scorer, teacher, wanted[len(fit) :])])
     best = fit.argsort()[:FINALISTS].tolist()
+    tables = {k: compile(baselines.schedule(wanted[k], teacher)) for k in best}
     select = root_mean(chooser.errors([tables[k] for k in best]))
     first = best[int(select.argmin())]
-    unit = evaluation_time(teacher, fit_on)
+    unit = evaluation_time(teacher, fit_on, tables[first])
     work = Fit(teacher, baselines.schedule(wanted[first], teacher), fit_on, select_on, learner)
     kept: dict[str, tuple[Point, float]] = {}
     start = time.process_time()
@@ -84,11 +87,17 @@ def cell(model: str, nfe: int, seeds: int) -> list[Reached]:
     return rows
 
 
+def scores(scorer: Evaluator, teacher: Any, wanted: list[Known]) -> torch.Tensor:
+    """RMSE of each; infinite where it diverges."""
+    found = root_mean(scorer.errors([compile(baselines.schedule(item, teacher)) for item in wanted]))
+    return torch.nan_to_num(found, nan=torch.inf)
+
+
 @torch.no_grad()
-def evaluation_time(teacher: Any, block: Any) -> float:
-    """CPU seconds of one evaluation of 64 seeds: the unit of costs, so that they mean the same on any machine."""
+def evaluation_time(teacher: Any, block: Any, table: Tableau) -> float:
+    """CPU seconds of one evaluation of 64 seeds."""
     noise, cond = block.noise[:64], None if block.cond is None else block.cond[:64]
-    at = compile(baselines.schedule(baselines.candidates(teacher, 3, 6)[0], teacher)).evals[0].at
+    at = table.evals[0].at
     start = time.process_time()
     for _ in range(8):
         teacher.denoiser(noise, at, cond=cond, **dict(teacher.knobs))
@@ -105,7 +114,7 @@ def table() -> str:
         for r in msgspec.json.decode(path.read_bytes(), type=list[Reached]) if path.exists() else []:
             numbers = " | ".join(f"{x:.4f}" for x in (r.fit, r.select, r.test, r.median, r.trimmed))
             spread = f"{r.ratio.value:.2f} ({r.ratio.low:.2f} to {r.ratio.high:.2f})" if r.parameters else "1"
-            cost = f"{r.seconds:.2f}" if r.parameters else ""
+            cost = f"{r.cost:.2f}" if r.parameters else ""
             lines.append(
                 f"| {model} | {nfe} | {seeds} | {r.level} | {r.parameters or ''} | {numbers} | {spread} | {100 * r.worst:.0f} % | {cost} |"
             )
