@@ -32,6 +32,8 @@ def main(config: DictConfig) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")
+    if outcome is None:  # another worker concludes
+        return
     console.print(table(outcome))
     console.print(f"schedule: {outcome.schedule_file}\nreport:   {outcome.schedule_file.rsplit('/', 1)[0]}/report.html")
 

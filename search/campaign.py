@@ -1,16 +1,14 @@
 """A campaign: settings, the things they name, and the directory that belongs to them.
 
-A directory belongs to one question (model, budget, seeds, space ...): another question there is refused, and so is a
-second process at the same time.
+A directory belongs to one question (model, budget, seeds, space ...), and so does a study: another question there is refused.
+Any number of workers may share both (search.board).
 """
 
-import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,29 +100,21 @@ def question(campaign: Campaign) -> dict[str, Any]:
 def claim(campaign: Campaign) -> None:
     """Make the directory this campaign's, or check that it is. Raises CampaignError naming what differs."""
     path, ours = campaign.directory / "campaign.json", question(campaign)
-    if path.exists():
+    there = {file.name for file in campaign.directory.iterdir()} if campaign.directory.exists() else set[str]()
+    if path.name in there:
         try:
             theirs = json.loads(path.read_bytes())
         except ValueError:
             raise CampaignError(f"{path} is damaged; move {campaign.directory} away to begin anew.") from None
-        differ = [name for name in ours if ours[name] != theirs.get(name)]
-        if differ:
-            raise CampaignError(
-                f"{campaign.directory} belongs to another campaign (other {', '.join(differ)}); choose another directory=... or move it."
-            )
-        return
-    if campaign.directory.exists() and any(campaign.directory.iterdir()):
+        agree(ours, theirs, str(campaign.directory))
+    elif any(not name.startswith(".fewstep-") for name in there):  # such a file is another worker's claim being written
         raise CampaignError(f"{campaign.directory} is not empty and holds no campaign; choose another directory=....")
-    write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+    else:
+        write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
 
 
-@contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; the kernel frees it when the process ends, however it ends. Raises CampaignError if it is held."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CampaignError(f"Another process is running the campaign in {directory}.") from None
-        yield
+def agree(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> None:
+    """Raise CampaignError naming what differs between two campaigns' questions."""
+    differ = [name for name in ours if ours[name] != theirs.get(name)]
+    if differ:
+        raise CampaignError(f"{where} belongs to another campaign (other {', '.join(differ)}); choose another directory=... or move it.")

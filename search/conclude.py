@@ -12,6 +12,7 @@ import torch
 from optuna.trial import FrozenTrial
 
 from search import baselines, report, result, tracker, tune
+from search.board import Board
 from search.campaign import Campaign, cores
 from search.errors import CampaignError
 from search.objective import objective
@@ -26,6 +27,7 @@ from teacher.trajectories import Targets
 
 def conclude(
     campaign: Campaign,
+    board: Board,
     known: Sequence[Known],
     trials: Sequence[FrozenTrial],
     costs: tuple[Cost, Cost],
@@ -41,7 +43,7 @@ def conclude(
     select = campaign.scores([compile(s) for s in finalists], "select")
     winner = min(range(len(best_first)), key=select.__getitem__)
     found, trial = finalists[winner], best_first[winner]
-    curves = tune.other_budgets(campaign, known)
+    curves = tune.other_budgets(campaign, board, known)
     reads = _count_read(campaign)
     test = campaign.on("test")
     targets = test.targets

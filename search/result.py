@@ -83,6 +83,11 @@ class Ranked(msgspec.Struct, frozen=True):
     taus: dict[str, float]
 
 
+def beginning_alike(count: int, nfe: int, seeds: int) -> Cost:
+    """What candidates cost that share their first evaluation and no other."""
+    return Cost(count * nfe * seeds, (count * (nfe - 1) + 1) * seeds)
+
+
 class Result(msgspec.Struct, frozen=True):
     """A campaign's outcome.
 

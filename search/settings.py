@@ -72,6 +72,8 @@ class Settings(_Settings, frozen=True):
     directory: str = ""
     storage: str = ""
     workers: Annotated[int, msgspec.Meta(ge=0)] = 0
+    grace: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    rank: int = 0
 
 
 def settings(values: dict[str, Any]) -> Settings:

@@ -1,45 +1,152 @@
-"""Where trials live: an Optuna study, sqlite by default.
+"""Where trials live: an Optuna study, on sqlite for one machine and on PostgreSQL for many.
 
-A trial is written once, when it is finished, with all its parameters in one transaction: a worker that dies leaves
-nothing half-written and nothing RUNNING. The pragmas are those that several workers on one machine need: write-ahead log,
-long waits, durable commits, and BEGIN IMMEDIATE, so that two writers queue instead of failing.
+A trial is written once, when it is finished, with all its parameters in one transaction, and as the number it was proposed
+as: whoever appends says which number, and a study that holds it already refuses. So several workers, or one that does not
+know whether its commit arrived, may all append, and the study holds every trial once.
+
+The pragmas are those that several workers on one machine need: write-ahead log, long waits, durable commits, and BEGIN
+IMMEDIATE, so that two writers queue instead of failing. A database that goes away is waited for (`patiently`).
 """
 
-from collections.abc import Sequence
+import fcntl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
+import sqlalchemy
 import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.trial import FrozenTrial
 
 from search.errors import CampaignError
 
+PATIENCE = 120.0  # seconds without the database before a worker gives up
+LOST = (
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    optuna.exceptions.StorageInternalError,
+    UnboundLocalError,  # what Optuna 5.0 makes of a connection that breaks inside a query (optuna#5280)
+)
+SCHEMA_LOCK = 0x66657773  # the key of PostgreSQL's advisory lock while the tables are made: any number that nobody else uses
+TABLES = (  # of search.board
+    "create table if not exists fewstep_workers (worker varchar(200) primary key, campaign varchar(200), seen double precision)",
+    "create table if not exists fewstep_board (campaign varchar(200), stage varchar(100), number integer, worker varchar(200),"
+    " found text, primary key (campaign, stage, number))",
+)
+T = TypeVar("T")
+_NEXT: ContextVar[int | None] = ContextVar("the number that the next trial must get", default=None)
 
-def open_study(url: str, name: str) -> optuna.Study:
-    """The study of that name, made if it is not there. Raises CampaignError if the storage cannot be opened."""
+
+class _Taken(Exception):
+    """The study holds that number already."""
+
+
+def patiently(action: Callable[[], T]) -> T:
+    """The action's result, tried again while the database is away. Raises CampaignError after PATIENCE seconds."""
+    wait, deadline = 0.05, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return action()
+        except LOST as error:
+            if time.monotonic() > deadline:
+                raise CampaignError(f"The storage has been away for {PATIENCE:.0f} seconds: {_line(error)}") from None
+        time.sleep(wait)
+        wait = min(2 * wait, 5.0)
+
+
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """The storage with its tables, which one worker makes while others wait. Raises CampaignError if it cannot be opened."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if not url.startswith(("sqlite:///", "postgresql")):
+        raise CampaignError(f"The storage {url} is neither sqlite:///FILE nor postgresql+psycopg://....")
+    connection = {} if url.startswith("sqlite") else {"connect_timeout": 5}
+    options = {"pool_pre_ping": True, "connect_args": connection}
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, skip_compatibility_check=False)
-        if url.startswith("sqlite"):
-            _harden(storage.engine)
-        return optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+        with _only_one(url):
+            storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+            with storage.engine.begin() as base:
+                for table in TABLES:
+                    base.execute(sqlalchemy.text(table))
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
-        raise CampaignError(f"The storage {url} cannot be opened: {str(error).splitlines()[0]}") from None
+        raise CampaignError(f"The storage {url} cannot be opened: {_line(error)}") from None
+    if url.startswith("sqlite"):
+        _harden(storage.engine)
+    sqlalchemy.event.listen(storage.scoped_session, "before_flush", _fence)
+    return storage
+
+
+def open_study(storage: optuna.storages.RDBStorage, name: str) -> optuna.Study:
+    """The study of that name, made if it is not there."""
+    return optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+
+
+def note(study: optuna.Study, name: str, value: Any) -> Any:
+    """What the study says under that name; if it says nothing yet, it says `value` from now on."""
+
+    def once() -> Any:
+        if name not in study.user_attrs:
+            study.set_user_attr(name, value)
+        return study.user_attrs[name]
+
+    return patiently(once)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """All trials of the study by number. Every trial here is finished."""
-    return sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
+    return patiently(lambda: sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number))
 
 
-def record(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-    """Append finished trials."""
-    for trial in trials:
-        study.add_trial(trial)
+def append(study: optuna.Study, trials: Sequence[FrozenTrial], first: int) -> None:
+    """Append finished trials as the numbers from `first` on; those that the study holds already are left as they are."""
+    for number, trial in enumerate(trials, first):
+        expected = _NEXT.set(number)
+        try:
+            patiently(lambda trial=trial: study.add_trial(trial))
+        except _Taken:
+            continue
+        finally:
+            _NEXT.reset(expected)
+
+
+def _fence(session: Any, *_: Any) -> None:
+    """In the transaction that inserts a trial, where Optuna has locked the study: is the number that it will get the expected one?"""
+    for row in session.new:
+        if row.__tablename__ == "trials" and _NEXT.get() is not None:
+            count = sqlalchemy.text("select count(*) from trials where study_id = :study")
+            if session.execute(count, {"study": row.study_id}).scalar() != _NEXT.get():
+                raise _Taken
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Hold a lock on this machine, waiting for it; the kernel frees it when the process ends, however it ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _only_one(url: str) -> Iterator[None]:
+    if url.startswith("sqlite"):
+        with alone(Path(url.removeprefix("sqlite:///") + ".lock")):
+            yield
+        return
+    engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": 5})
+    try:
+        with engine.connect() as connection:  # which frees the lock when it closes
+            connection.execute(sqlalchemy.text("select pg_advisory_lock(:key)"), {"key": SCHEMA_LOCK})
+            yield
+    finally:
+        engine.dispose()
+
+
+def _line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
 
 
 def _harden(engine: Any) -> None:

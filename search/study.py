@@ -1,23 +1,41 @@
 """The study: ask, evaluate, tell, to the end of the budget.
 
-A generation depends on the seed, its number and the trials before it alone. One that was cut short is proposed again and
-only what is missing is scored: a resumed campaign is the undisturbed one.
+A generation depends on the seed, its number and the trials before it alone. One worker proposes it, all score it, and when it is
+full all append what the study does not hold yet: four workers, one, or one that was killed and resumed, make the same trials.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search import baselines, storage, tracker
+from search.board import Board
 from search.campaign import Campaign
 from search.race import Race
 from search.result import Cost, Known
 from search.samplers import sampler
 from search.space import Params
 from solvers import ScheduleError, Tableau, compile
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A candidate on the board: its parameters and what goes with them into its trial."""
+
+    params: Params
+    user_attrs: dict[str, Any] = {}
+    system_attrs: dict[str, Any] = {}
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What is told of a candidate: its value (None where it diverged), the seeds it saw, what the network did for it and those with it."""
+
+    value: float | None
+    seeds: int
+    evaluations: int
 
 
 class Proposals:
@@ -34,16 +52,20 @@ class Proposals:
         size = settings.budget.generation
         memory = optuna.create_study(sampler=sampler(settings.sampler.name, settings.seed, number, **settings.sampler.options))
         memory.add_trials(before)
-        found = [self._trial(params, {"origin": origin}, {}) for params, origin in self._queue[number * size : (number + 1) * size]]
+        found = [self.trial(Draft(params, {"origin": origin})) for params, origin in self._queue[number * size : (number + 1) * size]]
         for _ in range(size - len(found)):
             trial = memory.ask(self._distributions)
-            found.append(self._trial(trial.params, {}, memory.trials[trial.number].system_attrs))
+            found.append(self.trial(Draft(trial.params, {}, memory.trials[trial.number].system_attrs)))
         return found
 
-    def _trial(self, params: Params, user: dict[str, Any], system: dict[str, Any]) -> FrozenTrial:
-        return optuna.trial.create_trial(
-            state=TrialState.PRUNED, params=params, distributions=self._distributions, user_attrs=user, system_attrs=system
-        )
+    def drafts(self, number: int, before: Sequence[FrozenTrial]) -> list[Draft]:
+        """The same, as it goes on the board."""
+        return [Draft(trial.params, trial.user_attrs, trial.system_attrs) for trial in self.generation(number, before)]
+
+    def trial(self, draft: Draft) -> FrozenTrial:
+        """The draft as a trial, unscored."""
+        attributes = {"user_attrs": dict(draft.user_attrs), "system_attrs": dict(draft.system_attrs)}
+        return optuna.trial.create_trial(state=TrialState.PRUNED, params=draft.params, distributions=self._distributions, **attributes)
 
 
 def scored(trial: FrozenTrial, value: float) -> FrozenTrial:
@@ -53,39 +75,51 @@ def scored(trial: FrozenTrial, value: float) -> FrozenTrial:
     return trial
 
 
-def explore(campaign: Campaign, known: Sequence[Known], mirror: tracker.Mirror) -> tuple[list[FrozenTrial], Cost]:
+def explore(
+    campaign: Campaign, board: Board, study: optuna.Study, known: Sequence[Known], mirror: tracker.Mirror
+) -> tuple[list[FrozenTrial], Cost]:
     """Every trial of the study once its budget is spent, and what they cost. The first are the known solvers that lie in the space."""
-    settings = campaign.settings
-    url = settings.storage or f"sqlite:///{campaign.directory / 'study.sqlite'}"
-    study = storage.open_study(url, campaign.name)
+    budget, proposals = campaign.settings.budget, Proposals(campaign, known)
     trials = storage.finished(study)
-    size, proposals = settings.budget.generation, Proposals(campaign, known)
-    if len(trials) < settings.budget.trials:
+    if len(trials) < budget.trials:
         campaign.on("fit")  # so that its progress bar comes first
-    best = min((t.value for t in trials if t.value is not None), default=math.inf)
-    race = Race(campaign.on("fit"), campaign.objective, settings.budget.blocks, settings.budget.risk)
-    task = campaign.progress.add_task("search", total=settings.budget.trials, completed=len(trials))
-    while len(trials) < settings.budget.trials:
-        generation = len(trials) // size
-        proposed = proposals.generation(generation, trials[: generation * size])
-        missing = proposed[len(trials) - generation * size :][: settings.budget.trials - len(trials)]
-        storage.record(study, run(campaign, race, missing, incumbent(campaign, trials[: generation * size])))
-        for number, trial in enumerate(missing, len(trials)):
-            best = min(best, math.inf if trial.value is None else trial.value)
-            mirror.trial(number, trial.value, best)
-        trials = storage.finished(study)
+    race = Race(campaign.on("fit"), campaign.objective, budget.blocks, budget.risk)
+    task = campaign.progress.add_task("search", total=budget.trials)
+    while True:
+        best = min((t.value for t in trials if t.value is not None), default=math.inf)
         campaign.progress.update(task, completed=len(trials), description=f"search, best {best:.4f}")
-    return trials, cost_of(campaign, trials)
+        if len(trials) >= budget.trials:
+            return trials, cost_of(campaign, trials)
+        generation = len(trials) // budget.generation
+        first = generation * budget.generation
+        before, numbers = trials[:first], range(len(trials), min(first + budget.generation, budget.trials))
+        [told] = board.together("proposals", [generation], lambda _, g=generation, b=before: [proposals.drafts(g, b)])
+        proposed = dict(enumerate(map(proposals.trial, msgspec.convert(told, list[Draft])), first))
+
+        def score(mine: list[int], proposed: dict[int, FrozenTrial] = proposed, best: float = best) -> list[Outcome]:
+            found = run(campaign, race, [proposed[n] for n in mine], incumbent(campaign, before))  # noqa: B023 (called at once)
+            for number, outcome in zip(mine, found, strict=True):
+                best = min(best, math.inf if outcome.value is None else outcome.value)
+                mirror.trial(number, outcome.value, best)
+            return found
+
+        outcomes = msgspec.convert(board.together("search", numbers, score), list[Outcome])
+        storage.append(study, [finish(proposed[n], outcome) for n, outcome in zip(numbers, outcomes, strict=True)], numbers.start)
+        trials = storage.finished(study)
 
 
-def run(campaign: Campaign, race: Race, trials: Sequence[FrozenTrial], against: Tableau | None) -> Sequence[FrozenTrial]:
-    """Score trials in place. They keep how many seeds they saw, and the first one what the network did for all of them."""
+def run(campaign: Campaign, race: Race, trials: Sequence[FrozenTrial], against: Tableau | None) -> list[Outcome]:
+    """Score trials; what the network did for all of them is written to the first."""
     before = race.cost
     raced = race.run([compile(campaign.space.decode(trial.params)) for trial in trials], against)
-    for trial, score in zip(trials, raced, strict=True):
-        scored(trial, score.value).user_attrs["seeds"] = score.seeds
-    trials[0].user_attrs["evaluations"] = race.cost.physical - before.physical
-    return trials
+    spent = [race.cost.physical - before.physical] + [0] * len(trials)
+    return [Outcome(r.value if math.isfinite(r.value) else None, r.seeds, n) for r, n in zip(raced, spent, strict=False)]
+
+
+def finish(trial: FrozenTrial, outcome: Outcome) -> FrozenTrial:
+    """The trial with what was told of it."""
+    trial.user_attrs.update({"seeds": outcome.seeds, "evaluations": outcome.evaluations})
+    return scored(trial, math.inf if outcome.value is None else outcome.value)
 
 
 def finishers(trials: Sequence[FrozenTrial], seeds: int) -> list[FrozenTrial]:

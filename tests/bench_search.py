@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
+from search import storage
+from search.board import Board
 from search.campaign import campaign
 from search.settings import settings
 from search.study import Proposals, scored
@@ -51,7 +53,9 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
     )
     with Progress() as progress:
         ours = campaign(asked, progress)
-        known, _ = tune_known(ours)
+        base = storage.open_storage(f"sqlite:///{directory / 'study.sqlite'}")
+        with Board(base.engine, ours.name, asked.grace).at_work() as board:
+            known, _ = tune_known(ours, board)
         proposals, trials, points = Proposals(ours, known), [], []
         task = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS)
         fit, start = ours.on("fit"), ours.on("fit").cost

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from rich.progress import Progress
 
 from search import result, storage
-from search.campaign import alone
 from search.errors import CampaignError
 from search.run import run
 from search.settings import settings
@@ -46,7 +45,7 @@ def search(directory, *more, wait=True):
 
 
 def trials(directory):
-    study = storage.open_study(f"sqlite:///{directory / 'study.sqlite'}", directory.name)
+    study = storage.open_study(storage.open_storage(f"sqlite:///{directory / 'study.sqlite'}"), directory.name)
     return [(t.params, t.value) for t in storage.finished(study)]
 
 
@@ -132,11 +131,6 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
     with pytest.raises(CampaignError, match="is not empty"):
         small(tmp_path)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_two_processes_cannot_run_one_campaign(tmp_path):
-    with alone(tmp_path), pytest.raises(CampaignError, match="Another process"), alone(tmp_path):
-        pass
 
 
 @pytest.mark.parametrize(
