@@ -143,7 +143,7 @@ class Board:
     def _holder(self, stage: str) -> str:
         with self._engine.begin() as base:
             row = base.execute(ROWS, {"campaign": self._campaign, "stage": stage}).first()
-        return row[2] if row and row[2] else "a worker that has just ended"
+        return row[2].rsplit(" ", 1)[0].replace(" ", ", process ") if row and row[2] else "a worker that has just ended"
 
     def _forget(self, stage: str) -> None:
         with self._engine.begin() as base:

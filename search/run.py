@@ -7,7 +7,6 @@ command at the same time, here or on another machine with the same storage, help
 """
 
 import time
-from pathlib import Path
 
 import msgspec
 import torch
@@ -47,7 +46,7 @@ def run(settings: Settings, progress: Progress) -> Result | None:
                 return result.read(kept)
             where = study.user_attrs.get("report", home)
             if other or where != home:
-                progress.console.print(f"The study is complete; the report is {other or 'another worker'}'s, in {Path(where).name}.")
+                progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")
                 return None
             outcome = conclude(ours, board, known, trials, (search_cost, known_cost), mirror, started)
             storage.note(study, "report", home)

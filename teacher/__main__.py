@@ -1,0 +1,48 @@
+"""Solve the teacher's images ahead of a campaign: `python -m teacher digits --fit 64 --select 128 --test 256`.
+
+Any number of processes share the shards by rank, and leave them in the cache that the campaign reads. Ranks come from torchrun
+(RANK, WORLD_SIZE) or Slurm (SLURM_PROCID, SLURM_NTASKS); no process waits for another, and what is there already is kept.
+"""
+
+import argparse
+import json
+import os
+import sys
+from typing import get_args
+
+from . import models, trajectories
+from .errors import TeacherError
+
+
+def ranks() -> tuple[int, int]:
+    """This process's rank among how many, as its launcher says; alone it is 0 of 1."""
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and world in os.environ:
+            return int(os.environ[rank]), int(os.environ[world])
+    return 0, 1
+
+
+def main() -> None:
+    """Parse, solve this rank's shards, and end a user's mistake with one sentence and status 1."""
+    parser = argparse.ArgumentParser(prog="python -m teacher", description="Solve the teacher's images ahead of a campaign.")
+    parser.add_argument("model", help="as in search.py model.name=...")
+    parser.add_argument("--options", type=json.loads, default={}, help="""as in model.options, in JSON: '{"guidance": 2.0}'""")
+    for block in get_args(trajectories.Block):
+        parser.add_argument(f"--{block}", type=int, default=0, help=f"seeds of the {block} block")
+    parser.add_argument("--tolerance", type=float, default=1e-3)
+    said = parser.parse_args()
+    rank, world = ranks()
+    try:
+        teacher = models.load(said.model, **said.options)
+        for block in get_args(trajectories.Block):
+            count = getattr(said, block)
+            shards = trajectories.plan(block, count, rank, world) if count else []
+            for done, seeds in enumerate(shards, 1):
+                trajectories.shard(teacher, seeds, said.tolerance)
+                print(f"rank {rank} of {world}: {block}, shard {done} of {len(shards)}", flush=True)
+    except TeacherError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Several workers on one campaign, on sqlite and on a real PostgreSQL: killed and restarted under, they make the undisturbed trials."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from omegaconf import OmegaConf
+from rich.progress import Progress
+
+from search import storage
+from search.board import Board
+from search.errors import CampaignError
+from search.run import run
+from search.settings import settings
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "model": {"name": "gaussian"},
+    "nfe": 4,
+    "space": OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "space" / "full.yaml")),
+    "seeds": {"fit": 16, "select": 32, "test": 64},
+    "budget": {"trials": 40, "known": 16, "generation": 8, "finalists": 4},
+    "sampler": {"name": "s3"},
+    "tracker": {"mode": "disabled"},
+    "perceptual": [],
+    "grace": 3.0,
+}
+WORKER = """
+import json, sys, time
+from rich.progress import Progress
+from search.campaign import Campaign
+from search.run import run
+from search.settings import settings
+
+fast = Campaign.scores
+def scores(self, tableaus, block):  # long enough to be killed in the middle
+    time.sleep(0.1 * len(tableaus) if block == "fit" else 0)
+    return fast(self, tableaus, block)
+Campaign.scores = scores
+run(settings(json.loads(sys.argv[1])), Progress(disable=True))
+"""
+
+
+def worker(directory, url):
+    words = json.dumps(SMALL | {"directory": str(directory), "storage": url})
+    return subprocess.Popen([sys.executable, "-W", "error", "-c", WORKER, words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def rows(engine, stage="search"):
+    """(number, worker, told) of every claim."""
+    try:
+        with engine.connect() as base:
+            query = sqlalchemy.text("select number, worker, found is not null from fewstep_board where stage = :stage order by number")
+            return [tuple(row) for row in base.execute(query, {"stage": stage})]
+    except sqlalchemy.exc.DBAPIError:  # not there yet, or restarting
+        return []
+
+
+def wait_until(what, workers):
+    deadline = time.monotonic() + 90
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        assert all(process.poll() in (None, 0) for process in workers), [process.communicate()[1] for process in workers if process.poll()]
+        time.sleep(0.02)
+    return found
+
+
+def unfinished(engine, workers, least):
+    """(number, process) of a candidate that is being evaluated, once `least` trials are told."""
+    claims = rows(engine)
+    if sum(told for *_, told in claims) < least:
+        return None
+    open_claims = [(number, process) for number, name, told in claims if not told for process in workers if f" {process.pid} " in name]
+    return open_claims[0] if open_claims else None
+
+
+def trials(url, name):
+    base = storage.open_storage(url)
+    found = [(t.number, t.params, t.value) for t in storage.finished(storage.open_study(base, name))]
+    base.engine.dispose()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("alone") / "shared"
+    outcome = run(settings(SMALL | {"directory": str(directory)}), Progress(disable=True))
+    return outcome, trials(f"sqlite:///{directory / 'study.sqlite'}", "shared")
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """A PostgreSQL of our own: (url, restart)."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("no PostgreSQL in /usr/lib/postgresql: Debian's package `postgresql` has it")
+    pytest.importorskip("psycopg")
+    user = next(name for name in ("postgres", "nobody") if name in {entry.pw_name for entry in pwd.getpwall()})
+    who = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    home = Path(tempfile.mkdtemp(prefix="fewstep-postgres-"))
+    if who:
+        shutil.chown(home, user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def do(*words):
+        subprocess.run(
+            [str(found[-1] / words[0]), *words[1:]], cwd=home, check=True, timeout=60, env={"LC_ALL": "C", "PATH": os.environ["PATH"]},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **who,
+        )  # fmt: skip
+
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={home}"
+    do("initdb", "-D", str(home / "base"), "-U", "fewstep", "-A", "trust", "-E", "UTF8", "--no-sync")
+    control = ("pg_ctl", "-D", str(home / "base"), "-w", "-l", str(home / "log"), "-o", options)
+    do(*control, "start")
+    yield f"postgresql+psycopg://fewstep@127.0.0.1:{port}/postgres", lambda: do(*control, "-m", "immediate", "restart")
+    do("pg_ctl", "-D", str(home / "base"), "-m", "immediate", "stop")
+    shutil.rmtree(home)
+
+
+def check(engine, url, workers, victim, number, directory, undisturbed):
+    outcome, expected = undisturbed
+    for process in workers:
+        _, complaint = process.communicate(timeout=120)
+        assert process.returncode == (-signal.SIGKILL if process is victim else 0), complaint
+    found = trials(url, "shared")
+    assert [(n, params) for n, params, _ in found] == [(n, params) for n, params, _ in expected]  # all, in order, none twice
+    assert [value for *_, value in found] == pytest.approx([value for *_, value in expected], rel=1e-4)
+    claims = rows(engine)
+    assert [n for n, *_ in claims] == list(range(40))
+    assert all(told for *_, told in claims)
+    told_by = {n: name for n, name, _ in claims}
+    assert f" {victim.pid} " not in told_by[number]
+    assert len(set(told_by.values())) >= 2  # the work was shared
+    assert run(settings(SMALL | {"directory": str(directory)}), Progress(disable=True)).schedule_id == outcome.schedule_id
+    assert json.loads((directory / "test-reads.json").read_text()) == 1  # one worker concluded
+
+
+def test_two_workers_on_sqlite_one_killed_in_the_middle_make_the_trials_of_one(undisturbed, tmp_path):
+    directory, url = tmp_path / "shared", f"sqlite:///{tmp_path / 'base.sqlite'}"
+    workers = [worker(directory, url) for _ in range(2)]
+    wait_until(lambda: (tmp_path / "base.sqlite").exists(), workers)
+    engine = storage.open_storage(url).engine
+    number, victim = wait_until(lambda: unfinished(engine, workers, 9), workers)
+    victim.kill()
+    victim.wait()  # gone, as its machine knows: its candidates need not wait for the grace to pass
+    check(engine, url, workers, victim, number, directory, undisturbed)
+    engine.dispose()
+
+
+def test_four_workers_on_postgresql_ride_out_a_killed_one_and_a_restart_of_the_database(undisturbed, postgres, tmp_path):
+    url, restart = postgres
+    directory = tmp_path / "shared"
+    workers = [worker(directory, url) for _ in range(4)]  # all at once on an empty database
+    engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+    number, victim = wait_until(lambda: unfinished(engine, workers, 5), workers)
+    victim.send_signal(signal.SIGKILL)  # and left a zombie: to the others it is only silent
+    wait_until(lambda: sum(told for *_, told in rows(engine)) >= 9, [w for w in workers if w is not victim])
+    restart()
+    check(engine, url, workers, victim, number, directory, undisturbed)
+    engine.dispose()
+
+
+@pytest.fixture
+def base(tmp_path):
+    storage_ = storage.open_storage(f"sqlite:///{tmp_path / 'base.sqlite'}")
+    yield storage_
+    storage_.remove_session()
+    storage_.engine.dispose()
+
+
+def test_a_claim_is_one_workers_a_dead_ones_is_taken_over_and_the_first_to_tell_wins(base):
+    slow, other = Board(base.engine, "c", 60.0), Board(base.engine, "c", 60.0)
+    begun, told = threading.Event(), threading.Event()
+
+    def stall(numbers):
+        begun.set()
+        told.wait()
+        return ["late"] * len(numbers)
+
+    with slow.at_work():
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(slow.together("s", range(4), stall)))
+        thread.start()
+        begun.wait()
+        with other.at_work():
+            assert other._claim("s", range(4), 4) == ([], {})  # all claimed: a worker alone takes everything
+            with base.engine.begin() as connection:  # as if it had been silent
+                connection.execute(sqlalchemy.text("delete from fewstep_workers where worker = :w"), {"w": slow.worker})
+            assert other.together("s", range(4), lambda numbers: [f"first {n}" for n in numbers]) == [f"first {n}" for n in range(4)]
+            told.set()
+            thread.join()
+            assert answers == [[f"first {n}" for n in range(4)]]
+
+
+def test_appending_the_same_trials_twice_keeps_each_once(base):
+    import optuna
+
+    study = storage.open_study(base, "c")
+    made = [optuna.trial.create_trial(value=float(n)) for n in range(5)]
+    storage.append(study, made[:3], 0)
+    storage.append(study, made, 0)
+    storage.append(storage.open_study(base, "c"), made[2:], 2)
+    assert [t.value for t in storage.finished(study)] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_study_of_another_question_is_refused(base, tmp_path):
+    url = f"sqlite:///{tmp_path / 'base.sqlite'}"
+    storage.note(storage.open_study(base, "c"), "campaign", {"model": "cats"})
+    with pytest.raises(CampaignError, match=r"study 'c' in the storage belongs to another campaign \(other model, nfe"):
+        run(settings(SMALL | {"directory": str(tmp_path / "c"), "storage": url}), Progress(disable=True))
