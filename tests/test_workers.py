@@ -221,3 +221,14 @@ def test_a_study_of_another_question_is_refused(base, tmp_path):
     storage.note(storage.open_study(base, "c"), "campaign", {"model": "cats"})
     with pytest.raises(CampaignError, match=r"study 'c' in the storage belongs to another campaign \(other model, nfe"):
         run(settings(SMALL | {"directory": str(tmp_path / "c"), "storage": url}), Progress(disable=True))
+
+
+def test_two_ranks_solve_every_shard_of_the_teacher_between_them(tmp_path):
+    def solve(rank):
+        words = [sys.executable, "-m", "teacher", "gaussian", "--fit", "100", "--select", "10"]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "RANK": str(rank), "WORLD_SIZE": "2"}
+        return subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+
+    said = [process.communicate(timeout=120)[0].splitlines() for process in [solve(0), solve(1)]]
+    assert [len(lines) for lines in said] == [2, 1]  # two shards of `fit` and one of `select`
+    assert len(list((tmp_path / ".cache" / "trajectories").glob("*.safetensors"))) == 3
