@@ -64,8 +64,13 @@ class Proposals:
 
     def trial(self, draft: Draft) -> FrozenTrial:
         """The draft as a trial, unscored."""
-        attributes = {"user_attrs": dict(draft.user_attrs), "system_attrs": dict(draft.system_attrs)}
-        return optuna.trial.create_trial(state=TrialState.PRUNED, params=draft.params, distributions=self._distributions, **attributes)
+        return optuna.trial.create_trial(
+            state=TrialState.PRUNED,
+            params=draft.params,
+            distributions=self._distributions,
+            user_attrs=dict(draft.user_attrs),
+            system_attrs=dict(draft.system_attrs),
+        )
 
 
 def scored(trial: FrozenTrial, value: float) -> FrozenTrial:

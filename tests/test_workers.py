@@ -39,15 +39,15 @@ SMALL = {
 WORKER = """
 import json, sys, time
 from rich.progress import Progress
-from search.campaign import Campaign
+from search.race import Race
 from search.run import run
 from search.settings import settings
 
-fast = Campaign.scores
-def scores(self, tableaus, block):  # long enough to be killed in the middle
-    time.sleep(0.1 * len(tableaus) if block == "fit" else 0)
-    return fast(self, tableaus, block)
-Campaign.scores = scores
+fast = Race.run
+def slow(self, tableaus, incumbent):  # long enough to be killed in the middle
+    time.sleep(0.15 * len(tableaus))
+    return fast(self, tableaus, incumbent)
+Race.run = slow
 run(settings(json.loads(sys.argv[1])), Progress(disable=True))
 """
 
@@ -76,13 +76,22 @@ def wait_until(what, workers):
     return found
 
 
-def unfinished(engine, workers, least):
-    """(number, process) of a candidate that is being evaluated, once `least` trials are told."""
-    claims = rows(engine)
-    if sum(told for *_, told in claims) < least:
-        return None
-    open_claims = [(number, process) for number, name, told in claims if not told for process in workers if f" {process.pid} " in name]
-    return open_claims[0] if open_claims else None
+def killed_in_the_middle(engine, workers, least):
+    """(number, process): once `least` trials are told, a worker is killed while it evaluates a candidate that it has not told."""
+
+    def claimed():
+        claims = rows(engine)
+        if sum(told for *_, told in claims) < least:
+            return None
+        return next(((n, w) for n, name, told in claims if not told for w in workers if f" {w.pid} " in name), None)
+
+    while True:
+        number, victim = wait_until(claimed, workers)
+        victim.send_signal(signal.SIGSTOP)
+        if (number, victim.pid, 0) in {(n, int(name.split()[-2]), told) for n, name, told in rows(engine)}:
+            victim.kill()
+            return number, victim
+        victim.send_signal(signal.SIGCONT)  # it told while we looked
 
 
 def trials(url, name):
@@ -151,10 +160,8 @@ def check(engine, url, workers, victim, number, directory, undisturbed):
 def test_two_workers_on_sqlite_one_killed_in_the_middle_make_the_trials_of_one(undisturbed, tmp_path):
     directory, url = tmp_path / "shared", f"sqlite:///{tmp_path / 'base.sqlite'}"
     workers = [worker(directory, url) for _ in range(2)]
-    wait_until(lambda: (tmp_path / "base.sqlite").exists(), workers)
-    engine = storage.open_storage(url).engine
-    number, victim = wait_until(lambda: unfinished(engine, workers, 9), workers)
-    victim.kill()
+    engine = sqlalchemy.create_engine(url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true")  # waits for nobody
+    number, victim = killed_in_the_middle(engine, workers, 9)
     victim.wait()  # gone, as its machine knows: its candidates need not wait for the grace to pass
     check(engine, url, workers, victim, number, directory, undisturbed)
     engine.dispose()
@@ -165,8 +172,7 @@ def test_four_workers_on_postgresql_ride_out_a_killed_one_and_a_restart_of_the_d
     directory = tmp_path / "shared"
     workers = [worker(directory, url) for _ in range(4)]  # all at once on an empty database
     engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
-    number, victim = wait_until(lambda: unfinished(engine, workers, 5), workers)
-    victim.send_signal(signal.SIGKILL)  # and left a zombie: to the others it is only silent
+    number, victim = killed_in_the_middle(engine, workers, 5)  # and left a zombie: to the others it is only silent
     wait_until(lambda: sum(told for *_, told in rows(engine)) >= 9, [w for w in workers if w is not victim])
     restart()
     check(engine, url, workers, victim, number, directory, undisturbed)
