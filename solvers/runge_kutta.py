@@ -116,7 +116,7 @@ FAMILY = Family(
     presets={
         "heun": Preset(_heun_steps, 2, 2, "Karras et al. 2022 (EDM), algorithm 1, without churn", each(2)),
         "heun-churn": Preset(
-            _churn, 2, 2, "Karras et al. 2022 (EDM), algorithm 2; options s_churn, s_tmin, s_tmax, s_noise", each(2), "injected"
+            _churn, 1, 1, "Karras et al. 2022 (EDM), algorithm 2; options s_churn, s_tmin, s_tmax, s_noise", each(2), "injected"
         ),
         "res-2s": Preset(_res_2s, 2, 2, f"{_RES}; option c2", each(2)),
         "res-2s-stable": Preset(plain("midpoint", moment="bh2"), 2, 2, f"{_RES}, all weight on the stage halfway", each(2)),

@@ -458,7 +458,7 @@ def test_compile_is_differentiable_in_times_and_labels(name: str, family: str):
     times = float64(INNER[family]).requires_grad_()
     labels = (times.detach()[:-1] * 0.97).requires_grad_()
     schedule = preset(name, INNER[family], CASES[family].process)
-    assert torch.autograd.gradcheck(lambda t, s: numbers_of(compile(schedule, times=t, labels=s)), (times, labels))
+    assert torch.autograd.gradcheck(lambda t, s: numbers_of(compile(schedule, times=t, labels=s)), (times, labels), fast_mode=True)
 
 
 @every_preset
@@ -518,7 +518,7 @@ def test_a_gradient_flows_through_sample_to_times_and_labels():
     def told(x: Tensor, at) -> Tensor:
         return data(x, at) + 0.1 * torch.sin(at.label * x)
 
-    assert torch.autograd.gradcheck(lambda t, s: sample(told, x, compile(schedule, times=t, labels=s)), (times, labels))
+    assert torch.autograd.gradcheck(lambda t, s: sample(told, x, compile(schedule, times=t, labels=s)), (times, labels), fast_mode=True)
 
 
 def test_one_start_may_be_mapped_over_many_networks():
