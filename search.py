@@ -1,14 +1,13 @@
 """Run a study over a space of schedules: `python search.py model=digits nfe=5`. Settings: conf/search.yaml."""
 
-import os
 import sys
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from conf.entry import start
 from search.errors import CampaignError
 from search.perceptual import PerceptualError
 from search.report import table
@@ -39,8 +38,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints a page of its own
-    try:
-        main()
-    except HydraException as error:
-        sys.exit("error: " + " ".join(str(error).split("Config search path")[0].split()))
+    start(main)

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress
 
+from conf.entry import start
 from search.errors import CampaignError
 from search.learn import learn, lesson
 from solvers import ScheduleError
@@ -29,4 +30,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
