@@ -41,8 +41,8 @@ class Evaluated:
 class Builder:
     """Collects the rows of one schedule. `times` is [..., N + 1]; all numbers are float64 tensors of shape [...]."""
 
-    def __init__(self, schedule: SolverSchedule, times: Tensor, labels: Tensor | None) -> None:
-        self.schedule, self.labels = schedule, labels
+    def __init__(self, schedule: SolverSchedule, times: Tensor, labels: Tensor | None, numbers: Mapping[str, Tensor]) -> None:
+        self.schedule, self.labels, self.numbers = schedule, labels, numbers
         self.nodes = nodes(schedule.process, times, schedule.times)
         self.rows: list[Row] = []
         self.history: list[Evaluated] = []  # the evaluation at the start of each step, oldest first
@@ -63,6 +63,10 @@ class Builder:
     def steps(self) -> tuple[Step, ...]:
         """The steps of the schedule."""
         return self.schedule.steps
+
+    def number(self, i: int, name: str) -> Tensor | float:
+        """A number of step i: what `compile` was given for it, else the step's own."""
+        return self.numbers[name][..., i] if name in self.numbers else self.steps[i].numbers[name]
 
     def write(self, slot: str, at: Node, form: Form) -> str:
         """A row without evaluation; returns its slot."""
