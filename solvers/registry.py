@@ -3,6 +3,7 @@
 from . import (
     adams,
     ancestral,
+    bdia,
     consistency,
     deis,
     dpm_solver,
@@ -31,6 +32,7 @@ FAMILIES = (
     ancestral.FAMILY,
     seeds.FAMILY,
     momentum.FAMILY,
+    bdia.FAMILY,
 )
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}
