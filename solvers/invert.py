@@ -61,8 +61,8 @@ def invert(tableau: Tableau) -> Tableau:
 def growth(inverse: Tableau) -> float:
     """The most by which the rows of an inverse multiply an error in one of its starts, all answers held as they are.
 
-    A row divides by the coefficient of the state that it recovers: gamma for BDIA, so errors of gamma < 1 grow like
-    gamma^(-N/2) and those of gamma = 1 stay, up to what the denoiser itself makes of them.
+    A row divides by the coefficient of the state that it recovers, which is gamma for BDIA: gamma < 1 grows like gamma^(-N/2), and
+    with gamma = 1 an error at the end grows as the first steps are wider than the last. The denoiser adds its own slope to that.
     """
     forms: dict[str, Tensor] = {slot: unit for slot, unit in zip(inverse.starts, torch.eye(len(inverse.starts)).double(), strict=True)}
     for row in inverse.rows:

@@ -5,6 +5,7 @@ from . import (
     ancestral,
     bdia,
     consistency,
+    dc_solver,
     deis,
     dpm_solver,
     dpm_solver_single,
@@ -33,6 +34,7 @@ FAMILIES = (
     seeds.FAMILY,
     momentum.FAMILY,
     bdia.FAMILY,
+    dc_solver.FAMILY,
 )
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}
