@@ -60,7 +60,7 @@ def compile(
     rows = _without_dead_registers(builder.rows)
     if times is None and labels is None and not given:
         rows = [_as_floats(row) for row in rows]
-    return Tableau(tuple(rows))
+    return Tableau(tuple(rows), sigma=None if rows[0].evaluation else float(schedule.process.sigma(schedule.start)))
 
 
 def _without_dead_registers(rows: list[Row]) -> list[Row]:

@@ -9,12 +9,11 @@ new f. The table is differentiable in the ratios (`compile(schedule, numbers={"r
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 
 from . import multistep
-from .build import Builder, Form, add
+from .build import Builder, Evaluated, Form, add
 from .errors import ScheduleError
 from .family import Family, Method, Preset
 from .process import Process
@@ -44,7 +43,7 @@ def _compensate(builder: Builder, i: int) -> None:
         add(data, -s.sigma / scale, form)
         form = data
     slot = builder.write(f"dc{i}", newest.node, form)
-    builder.history[-1] = replace(newest, answer=slot)
+    builder.history[-1] = Evaluated(newest.node, newest.state, slot)
 
 
 def _dc_solver(

@@ -15,6 +15,7 @@ from . import (
     runge_kutta,
     sa_solver,
     seeds,
+    taylor,
     unipc,
 )
 from .family import Method, Preset
@@ -35,6 +36,7 @@ FAMILIES = (
     momentum.FAMILY,
     bdia.FAMILY,
     dc_solver.FAMILY,
+    taylor.FAMILY,
 )
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}

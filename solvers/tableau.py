@@ -74,10 +74,14 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True)
 class Tableau:
-    """The rows of one sampler. The last row is the sample. `starts`: what must be given, x_T; an inverse starts from states."""
+    """The rows of one sampler. The last row is the sample. `starts`: what must be given, x_T; an inverse starts from states.
+
+    sigma: that of x_T where nothing is asked there (`initial_sigma`).
+    """
 
     rows: tuple[Row, ...]
     starts: tuple[str, ...] = (START,)
+    sigma: Coefficient | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -111,6 +115,13 @@ class Tableau:
     def evals(self) -> tuple[Evaluation, ...]:
         """The evaluations in the order in which they happen; the k-th answer is slot "Dk"."""
         return tuple(row.evaluation for row in self.rows if row.evaluation is not None)
+
+    @property
+    def initial_sigma(self) -> Coefficient:
+        """The sigma of x_T: of the first evaluation, unless the first step goes without one."""
+        if self.sigma is not None:
+            return self.sigma
+        return self.evals[0].sigma if self.evals else 1.0
 
     @property
     def nfe(self) -> int:
