@@ -11,6 +11,7 @@ from .compile import compile
 from .errors import ScheduleError
 from .file import FittedFor, Provenance, ScheduleFile, Score, load, save
 from .grids import GRIDS, lambdas, named_grid, sigmas, times
+from .invert import growth, invert
 from .noise import draw, initial
 from .presets import preset, preset_for_nfe
 from .probe import probe
@@ -47,7 +48,9 @@ __all__ = [
     "compile",
     "draw",
     "extend",
+    "growth",
     "initial",
+    "invert",
     "lambdas",
     "load",
     "named_grid",

@@ -1,6 +1,6 @@
 """What the methods write on: nodes, evaluations so far, and the rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +38,32 @@ class Evaluated:
         return {self.state: 1 / self.node.sigma, self.answer: -self.node.alpha / self.node.sigma - extra}
 
 
+@dataclass(frozen=True)
+class Guessed(Evaluated):
+    """An answer that nobody was asked for: D = gain x."""
+
+    gain: Tensor
+
+    def form(self, space: str) -> Form:
+        """F as a multiple of the state."""
+        if space == "x0":
+            return {self.state: self.gain}
+        extra = self.gain if space == "flow" else 0 * self.gain
+        return {self.state: 1 / self.node.sigma - self.node.alpha / self.node.sigma * self.gain - extra}
+
+
+def _guess(word: str, at: Node, state: str) -> Guessed:
+    """zero-x0: D = 0, eps = x / sigma. unit-eps: eps = x / sqrt(alpha^2 + sigma^2), D what belongs to it (also at alpha = 0)."""
+    size = (at.alpha**2 + at.sigma**2).sqrt()
+    gain = at.alpha / (size * (size + at.sigma)) if word == "unit-eps" else torch.zeros_like(at.sigma)
+    return Guessed(at, state, f"G{state}", gain)
+
+
 class Builder:
     """Collects the rows of one schedule. `times` is [..., N + 1]; all numbers are float64 tensors of shape [...]."""
 
-    def __init__(self, schedule: SolverSchedule, times: Tensor, labels: Tensor | None) -> None:
-        self.schedule, self.labels = schedule, labels
+    def __init__(self, schedule: SolverSchedule, times: Tensor, labels: Tensor | None, numbers: Mapping[str, Tensor]) -> None:
+        self.schedule, self.labels, self.numbers = schedule, labels, numbers
         self.nodes = nodes(schedule.process, times, schedule.times)
         self.rows: list[Row] = []
         self.history: list[Evaluated] = []  # the evaluation at the start of each step, oldest first
@@ -64,6 +85,10 @@ class Builder:
         """The steps of the schedule."""
         return self.schedule.steps
 
+    def number(self, i: int, name: str) -> Tensor | float:
+        """A number of step i: what `compile` was given for it, else the step's own."""
+        return self.numbers[name][..., i] if name in self.numbers else self.steps[i].numbers[name]
+
     def write(self, slot: str, at: Node, form: Form) -> str:
         """A row without evaluation; returns its slot."""
         self.rows.append(Row(slot, at.time, form))
@@ -84,6 +109,11 @@ class Builder:
         self.states.append(slot)
         if i == len(self.steps):
             self.write(slot, self.nodes[i], form)
+            return
+        if self.steps[i].answer != "network":
+            if i:
+                raise ScheduleError(f"Step {i} goes without the network: only the first step may.")
+            self.history.append(_guess(self.steps[i].answer, self.nodes[i], self.write(slot, self.nodes[i], form)))
             return
         if i and self.steps[i].numbers.get("churn"):
             form = self.churned(i, form)
@@ -141,8 +171,17 @@ class Builder:
             form = evaluated.form(space)
             self.registers[space, evaluated.answer] = self.write(f"{space}{evaluated.answer[1:]}", evaluated.node, form)
 
-    def step_form(self, step: Step, s: Evaluated, t: Node, others: list[Evaluated], state: str, relax: float = 1.0) -> Form:
-        """The formula of `quadrature` from s to t with the other evaluations as nodes, as a linear form."""
+    def step_form(
+        self,
+        step: Step,
+        s: Evaluated,
+        t: Node,
+        others: list[Evaluated],
+        state: str,
+        relax: float = 1.0,
+        found: Sequence[Tensor] | None = None,
+    ) -> Form:
+        """The formula of `quadrature` from s to t with the other evaluations as nodes, or with the weights `found`, as a linear form."""
         process = self.schedule.process
         diffusion = Diffusion.of(step, t.clean)
         space = "x0" if step.space == "eps" and s.node.pure else step.space
@@ -150,7 +189,8 @@ class Builder:
         base = self.output(s, space)
         form: Form = {state: keep}
         add(form, gain, base)
-        found = weights(step.space, step.domain, step.moment, process, s.node, t, [other.node for other in others], diffusion)
+        if found is None:
+            found = weights(step.space, step.domain, step.moment, process, s.node, t, [other.node for other in others], diffusion)
         for other, c in zip(others, found, strict=True):
             add(form, c * relax, self.output(other, step.space))
             add(form, -c * relax, self.output(s, step.space))

@@ -18,18 +18,30 @@ from .schedule import SolverSchedule, Step
 from .tableau import Evaluation, Row, Tableau
 
 
-def compile(schedule: SolverSchedule, times: Tensor | None = None, labels: Tensor | None = None) -> Tableau:
+def compile(
+    schedule: SolverSchedule,
+    times: Tensor | None = None,
+    labels: Tensor | None = None,
+    numbers: Mapping[str, Tensor] | None = None,
+) -> Tableau:
     """The table of `schedule`, float64.
 
-    Without `times` and `labels` the coefficients are floats. With `times` [..., N + 1] (and `labels` [..., N]: the time
-    told to the network at the start of each step) they are tensors of shape [...], differentiable in both: the schedule
-    then gives the words and the given tensors the numbers; they must keep its ends. Raises ScheduleError.
+    By itself its coefficients are floats. With `times` [..., N + 1], `labels` [..., N] (the time told to the network at the
+    start of each step) or `numbers` (by name, [..., N]: what replaces Step.numbers, such as the ratios of dc-solver) they are
+    tensors of shape [...], differentiable in all three: the schedule then gives the words and the given tensors the numbers;
+    times must keep its ends. Raises ScheduleError.
     """
     own = torch.tensor(schedule.times, dtype=torch.float64)
     if times is not None and times.shape[-1] != len(own):
         raise ScheduleError(f"This schedule has {len(own)} times, but {times.shape[-1]} were given.")
     if labels is not None and labels.shape[-1] != len(schedule.steps):
         raise ScheduleError(f"This schedule has {len(schedule.steps)} labels, but {labels.shape[-1]} were given.")
+    given = {name: value.double() for name, value in (numbers or {}).items()}
+    for name, value in given.items():
+        if value.shape[-1] != len(schedule.steps) or not any(
+            name in METHODS[s.method].numbers for s in schedule.steps if s.method in METHODS
+        ):
+            raise ScheduleError(f"Numbers {name!r} must be known to a method of this schedule, and be {len(schedule.steps)}: one a step.")
     steps: list[Step] = []
     for index, step in enumerate(schedule.steps):
         if step.method not in METHODS:
@@ -42,13 +54,13 @@ def compile(schedule: SolverSchedule, times: Tensor | None = None, labels: Tenso
         defaults = METHODS[step.method].numbers
         steps.append(msgspec.structs.replace(step, numbers={**defaults, **step.numbers}) if defaults else step)
     schedule = SolverSchedule(schedule.process, schedule.start, tuple(steps))
-    builder = Builder(schedule, own if times is None else times.double(), labels)
+    builder = Builder(schedule, own if times is None else times.double(), labels, given)
     for index, step in enumerate(steps):
         METHODS[step.method].rows(builder, index)
     rows = _without_dead_registers(builder.rows)
-    if times is None and labels is None:
+    if times is None and labels is None and not given:
         rows = [_as_floats(row) for row in rows]
-    return Tableau(tuple(rows))
+    return Tableau(tuple(rows), sigma=None if rows[0].evaluation else float(schedule.process.sigma(schedule.start)))
 
 
 def _without_dead_registers(rows: list[Row]) -> list[Row]:

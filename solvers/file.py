@@ -57,7 +57,7 @@ class RowRecord(_Strict, frozen=True):
 
 
 class Executable(_Strict, frozen=True):
-    """All that sampling needs. initial_noise: how x_T is made from standard normal noise."""
+    """All that sampling needs. initial_noise: how x_T is made from standard normal noise, with the sigma of the first row."""
 
     process: Process
     nfe: int
@@ -126,7 +126,8 @@ class ScheduleFile(_Strict, frozen=True):
     @property
     def tableau(self) -> Tableau:
         """The rows, checked, ready for `sample`."""
-        return Tableau(tuple(_row(record) for record in self.executable.rows))
+        rows = tuple(_row(record) for record in self.executable.rows)
+        return Tableau(rows, sigma=None if not rows or rows[0].evaluation else float(self.process.sigma(rows[0].time)))
 
     @property
     def process(self) -> Process:

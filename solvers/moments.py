@@ -34,12 +34,17 @@ class Formula:
 
     def powers(self, j: int) -> list[Tensor]:
         """L_j1, ..., L_jn."""
-        own, result = self.thetas[j], [torch.ones_like(self.thetas[j])]
-        for k, other in enumerate(self.thetas):
-            if k != j:  # multiply by (theta - other) / (own - other)
-                shifted, kept = [torch.zeros_like(own), *result], [*result, torch.zeros_like(own)]
-                result = [(up - other * same) / (own - other) for up, same in zip(shifted, kept, strict=True)]
-        return [c / own for c in result]
+        return powers(self.thetas, j)
+
+
+def powers(thetas: Sequence[Tensor], j: int) -> list[Tensor]:
+    """L_j1, ..., L_jn: the coefficients of theta, theta^2, ... in the Lagrange polynomial of theta_j through 0 and all thetas."""
+    own, result = thetas[j], [torch.ones_like(thetas[j])]
+    for k, other in enumerate(thetas):
+        if k != j:  # multiply by (theta - other) / (own - other)
+            shifted, kept = [torch.zeros_like(own), *result], [*result, torch.zeros_like(own)]
+            result = [(up - other * same) / (own - other) for up, same in zip(shifted, kept, strict=True)]
+    return [c / own for c in result]
 
 
 def weigh(moment: str, formula: Formula) -> list[Tensor] | None:

@@ -8,6 +8,10 @@ Exact in (x0, lambda): DPM-Solver++ and exponential Adams; (eps, t): DEIS; (eps,
 Ancestral noise follows a deterministic step to a quieter point: `ancestral.py`. The other kinds change the drift: `diffusion.py`.
 """
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from .ancestral import quieter
 from .build import Builder, Form
 from .diffusion import ANCESTRAL, Diffusion
@@ -28,6 +32,13 @@ def rows(builder: Builder, i: int) -> None:
         noise[builder.noise()] = width
     form = builder.step_form(step, current, target, past[: step.order - 1], start, step.relax)
     builder.arrive(i + 1, form | noise)
+    correct(builder, i, noise)
+
+
+def correct(builder: Builder, i: int, noise: Mapping[str, Tensor]) -> None:
+    """The corrector of step i, after the evaluation at its end, if it has one."""
+    step, t = builder.steps[i], builder.nodes[i + 1]
     if step.corrector and i + 1 < len(builder.steps):
-        new = builder.history[-1]
-        builder.correct(builder.step_form(step, current, t, [*past[: step.corrector - 1], new], start) | noise, step.mode)
+        new, current, past = builder.history[-1], builder.history[-2], builder.history[-3::-1]
+        form = builder.step_form(step, current, t, [*past[: step.corrector - 1], new], builder.states[-2])
+        builder.correct(form | dict(noise), step.mode)

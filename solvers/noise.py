@@ -25,9 +25,8 @@ def draw(seeds: Sequence[int], shape: Sequence[int], name: str, dtype: torch.dty
 
 
 def initial(seeds: Sequence[int], shape: Sequence[int], tableau: Tableau, dtype: torch.dtype = torch.float32) -> Tensor:
-    """x_T [len(seeds), *shape]: sigma_T times standard normal noise, with sigma_T that of the table's first evaluation."""
-    sigma = tableau.evals[0].sigma if tableau.evals else 1.0
-    return draw(seeds, shape, "xT", dtype) * float(sigma)
+    """x_T [len(seeds), *shape]: sigma_T times standard normal noise."""
+    return draw(seeds, shape, "xT", dtype) * float(tableau.initial_sigma)
 
 
 def noise_source(tableau: Tableau, x: Tensor, noise: Any, dtype: torch.dtype) -> NoiseSource:

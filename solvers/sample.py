@@ -48,13 +48,18 @@ class State:
         return self.slots[self.rows[self.position - 1].slot].to(self.dtype)
 
 
-def begin(tableau: Tableau, x: Tensor, noise: Any = None, callback: Callback | None = None) -> State:
+def begin(tableau: Tableau, x: Tensor | Mapping[str, Tensor], noise: Any = None, callback: Callback | None = None) -> State:
     """The state before the first row. Half-precision latents are combined in float32."""
+    given = dict(x) if isinstance(x, Mapping) else {START: x}
+    if set(given) != set(tableau.starts):
+        raise ScheduleError(f"This table starts from {', '.join(tableau.starts)}, but was given {', '.join(given)}.")
+    x = next(iter(given.values()))
     if not x.is_floating_point():
         raise ScheduleError(f"Sampling starts from floating-point numbers, not from {x.dtype}.")
     working = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     source = noise_source(tableau, x, noise, working)
-    return State(tableau.rows, tableau.releases, {START: x.to(working)}, x.dtype, source, callback)
+    slots = {name: value.to(working) for name, value in given.items()}
+    return State(tableau.rows, tableau.releases, slots, x.dtype, source, callback)
 
 
 def extend(state: State, rows: Sequence[Row]) -> State:
@@ -87,7 +92,7 @@ def advance(state: State, denoised: Tensor | None = None) -> tuple[State, Reques
 
 def sample(
     denoiser: Denoiser,
-    x: Tensor,
+    x: Tensor | Mapping[str, Tensor],
     tableau: Tableau,
     noise: Mapping[str, Tensor] | Sequence[Tensor] | Sequence[int] | None = None,
     callback: Callback | None = None,
@@ -96,7 +101,7 @@ def sample(
     """Draw one sample per entry of the batch.
 
     denoiser   `denoiser(x, at, **knobs) -> D`, the data prediction, of x's shape; `at` is an `At`
-    x          x_T [batch, ...], as `initial` makes it
+    x          x_T [batch, ...], as `initial` makes it; for an inverse, a mapping from the table's starts to states
     noise      what stochastic tables need: a mapping "z0" -> tensor, tensors in row order, or one seed per sample
     callback   called as callback(row, x, D or None) after every row; a tensor it returns replaces the state
     knobs      handed to every evaluation, below those of the row

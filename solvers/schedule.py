@@ -29,6 +29,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     moment      how a formula of few points weighs: "exact", UniPC's "bh1" / "bh2" (bh2 is DPM-Solver's midpoint rule), or as a
                 public implementation does: "half", "slip", "difference", "gamma", "vary" (see moments.py)
     relax       multiplies what the step adds to the first-order step; 1 is the method itself
+    answer      what is taken for the network's answer at the start of the first step: "network", or a guess that costs nothing,
+                "zero-x0" (no data) or "unit-eps" (eps = x / sqrt(alpha^2 + sigma^2), the analytical first step)
     label       the time told to the network at the start of the step; none: the time of the state
     eta, noise  noise injected, as fractions of the reverse-time SDE's: "ancestral" or "rectified" (flow), "sde" (x0 or eps), "er" (x0)
     numbers     further numbers of the method, by the names that it declares (where a stage lies, momentum, ...)
@@ -44,6 +46,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Literal["pec", "pece"] = "pec"
     moment: Literal["exact", "bh1", "bh2", "half", "slip", "difference", "gamma", "vary"] = "exact"
     relax: Annotated[float, msgspec.Meta(ge=-8, le=8)] = 1.0
+    answer: Literal["network", "zero-x0", "unit-eps"] = "network"
     label: float | None = None
     eta: Annotated[float, msgspec.Meta(ge=0, le=4)] = 0.0
     noise: Literal["ancestral", "rectified", "sde", "er"] = "ancestral"

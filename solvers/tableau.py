@@ -74,14 +74,19 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True)
 class Tableau:
-    """The rows of one sampler. The last row is the sample."""
+    """The rows of one sampler. The last row is the sample. `starts`: what must be given, x_T; an inverse starts from states.
+
+    sigma: that of x_T where nothing is asked there (`initial_sigma`).
+    """
 
     rows: tuple[Row, ...]
+    starts: tuple[str, ...] = (START,)
+    sigma: Coefficient | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ScheduleError("A table needs at least one row.")
-        known, answers = {START}, 0
+        known, answers = {*self.starts}, 0
         for number, row in enumerate(self.rows):
             where = f"row {number} ({row.slot!r})"
             if not _SLOT.fullmatch(row.slot) or _RESERVED.fullmatch(row.slot) or row.slot in known:
@@ -112,6 +117,13 @@ class Tableau:
         return tuple(row.evaluation for row in self.rows if row.evaluation is not None)
 
     @property
+    def initial_sigma(self) -> Coefficient:
+        """The sigma of x_T: of the first evaluation, unless the first step goes without one."""
+        if self.sigma is not None:
+            return self.sigma
+        return self.evals[0].sigma if self.evals else 1.0
+
+    @property
     def nfe(self) -> int:
         """Denoiser evaluations per sample."""
         return len(self.evals)
@@ -140,7 +152,9 @@ class Tableau:
         return tuple(tuple(slot for slot, number in last.items() if number == n) for n in range(len(self.rows)))
 
     def dense(self) -> Dense:
-        """Compose the rows to their closed form, which identifies the sampler."""
+        """Compose the rows to their closed form, which identifies the sampler. Raises ScheduleError unless it starts from x_T alone."""
+        if self.starts != (START,):
+            raise ScheduleError(f"The closed form is that of a table that starts from xT; this one starts from {', '.join(self.starts)}.")
         noises = list(self.noises)
         columns = [START, *(f"D{k}" for k in range(self.nfe)), *noises]
         batch = max((len(c) for row in self.rows for c in row.terms.values() if isinstance(c, Tensor) and c.ndim), default=0)

@@ -21,7 +21,9 @@ def _unip(order: int) -> StepsOf:
     return steps
 
 
-def _unipc(order: int, weights: str = "bh2") -> StepsOf:
+def unipc(order: int, weights: str = "bh2") -> StepsOf:
+    """The function from times to the steps of UniPC of that order; `weights` is its default moment."""
+
     def steps(times: Sequence[float], process: Process, moment: str = weights, space: str = "x0", tail: str = "lower") -> list[Step]:
         count, words = len(times) - 1, dict[str, Any](moment=moment, space=space)
         found = enumerate(zip(times[1:], orders(order, count, tail), strict=True))
@@ -38,9 +40,9 @@ FAMILY = Family(
     presets={
         "unip-2": _preset(_unip(2), 2, "UniP-2"),
         "unip-3": _preset(_unip(3), 2, "UniP-3"),
-        "unipc-1": _preset(_unipc(1), 2, "order 1"),
-        "unipc-2": _preset(_unipc(2), 2, "order 2"),
-        "unipc-3": _preset(_unipc(3), 2, "order 3"),
-        "unipc-3-vary-compat": _preset(_unipc(3, "vary"), 1, "order 3, the vary_coeff of uni_pc.py"),
+        "unipc-1": _preset(unipc(1), 2, "order 1"),
+        "unipc-2": _preset(unipc(2), 2, "order 2"),
+        "unipc-3": _preset(unipc(3), 2, "order 3"),
+        "unipc-3-vary-compat": _preset(unipc(3, "vary"), 1, "order 3, the vary_coeff of uni_pc.py"),
     },
 )
