@@ -1,6 +1,6 @@
 """Every family the runtime knows. To add one, write its file and name it here."""
 
-from . import adams, ancestral, consistency, deis, dpm_solver, dpm_solver_single, er_sde, res, runge_kutta, sa_solver, seeds, unipc
+from . import adams, ancestral, consistency, deis, dpm_solver, dpm_solver_single, er_sde, mrs, res, runge_kutta, sa_solver, seeds, unipc
 from .family import Method, Preset
 
 FAMILIES = (
@@ -16,6 +16,7 @@ FAMILIES = (
     dpm_solver_single.FAMILY,
     ancestral.FAMILY,
     seeds.FAMILY,
+    mrs.FAMILY,
 )
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}

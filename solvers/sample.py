@@ -14,8 +14,8 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 
 from .errors import ScheduleError
-from .noise import NoiseSource, noise_source
-from .tableau import START, At, Coefficient, Row, Tableau
+from .noise import NoiseSource, anchor, noise_source
+from .tableau import MU, START, At, Coefficient, Row, Tableau
 
 Denoiser = Callable[..., Tensor]
 Callback = Callable[[Row, Tensor, Tensor | None], Tensor | None]
@@ -48,13 +48,16 @@ class State:
         return self.slots[self.rows[self.position - 1].slot].to(self.dtype)
 
 
-def begin(tableau: Tableau, x: Tensor, noise: Any = None, callback: Callback | None = None) -> State:
+def begin(tableau: Tableau, x: Tensor, noise: Any = None, callback: Callback | None = None, mu: Tensor | None = None) -> State:
     """The state before the first row. Half-precision latents are combined in float32."""
     if not x.is_floating_point():
         raise ScheduleError(f"Sampling starts from floating-point numbers, not from {x.dtype}.")
     working = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     source = noise_source(tableau, x, noise, working)
-    return State(tableau.rows, tableau.releases, {START: x.to(working)}, x.dtype, source, callback)
+    given = {START: x.to(working)}
+    if tableau.anchored:
+        given[MU] = anchor(x, mu).to(working)
+    return State(tableau.rows, tableau.releases, given, x.dtype, source, callback)
 
 
 def extend(state: State, rows: Sequence[Row]) -> State:
@@ -91,6 +94,7 @@ def sample(
     tableau: Tableau,
     noise: Mapping[str, Tensor] | Sequence[Tensor] | Sequence[int] | None = None,
     callback: Callback | None = None,
+    mu: Tensor | None = None,
     **knobs: Any,
 ) -> Tensor:
     """Draw one sample per entry of the batch.
@@ -99,12 +103,13 @@ def sample(
     x          x_T [batch, ...], as `initial` makes it
     noise      what stochastic tables need: a mapping "z0" -> tensor, tensors in row order, or one seed per sample
     callback   called as callback(row, x, D or None) after every row; a tensor it returns replaces the state
+    mu         where a mean-reverting process ends, of x's shape or that of one sample
     knobs      handed to every evaluation, below those of the row
 
     Returns x of the same shape and dtype. Raises ScheduleError if an answer has another shape or the result is not finite
     (which cannot be asked inside torch.func's transforms).
     """
-    state, request = advance(begin(tableau, x, noise, callback))
+    state, request = advance(begin(tableau, x, noise, callback, mu))
     while request is not None:
         state, request = advance(state, denoiser(request.x, request.at, **{**knobs, **request.knobs}))
     result = state.x
