@@ -57,6 +57,7 @@ def adaptive(
     order: int = 3,
     space: str = "eps",
     tolerance: Tolerance | None = None,
+    mu: Tensor | None = None,
     **knobs: Any,
 ) -> tuple[Tensor, SolverSchedule]:
     """Sample from `start` to `end` (0 < sigma at both, alpha > 0) with order 2 or 3; returns the sample and the accepted steps.
@@ -82,8 +83,8 @@ def adaptive(
         high_step, low_step = (Step(to=to, space=space, **words) for words in (HIGH[order], LOW[order]))  # pyright: ignore[reportArgumentType]
         answers: list[Tensor] = known[:1]
         remembered = _remembering(denoiser, answers, **knobs)
-        high = sample(remembered, x, compile(SolverSchedule(process, time, (high_step,))))
-        low = sample(_remembering(denoiser, answers), x, compile(SolverSchedule(process, time, (low_step,))))
+        high = sample(remembered, x, compile(SolverSchedule(process, time, (high_step,))), mu=mu)
+        low = sample(_remembering(denoiser, answers), x, compile(SolverSchedule(process, time, (low_step,))), mu=mu)
         size = (wanted.rtol * torch.maximum(low.abs(), low_before.abs())).clamp_min(wanted.atol)
         error = float(((low - high) / size).square().mean().sqrt())
         inverse = [1 / (error + 1e-8), *(inverse[1:] or [1 / (error + 1e-8)] * 2)]

@@ -11,6 +11,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from .anchor import anchored
 from .build import Builder
 from .errors import ScheduleError
 from .registry import METHODS
@@ -58,6 +59,8 @@ def compile(
     for index, step in enumerate(steps):
         METHODS[step.method].rows(builder, index)
     rows = _without_dead_registers(builder.rows)
+    if schedule.process.anchored:
+        rows = anchored(rows, builder.states)
     if times is None and labels is None and not given:
         rows = [_as_floats(row) for row in rows]
     return Tableau(tuple(rows), sigma=None if rows[0].evaluation else float(schedule.process.sigma(schedule.start)))

@@ -5,8 +5,9 @@ provenance; `golden` a tiny worked example with which a consumer proves its exec
 part alone, so re-scoring does not rename a sampler; `digest` covers everything else. Both hash Python's
 `json.dumps(part, sort_keys=True, separators=(",", ":"))`. Nothing in a file is ever imported, called or used as a path.
 
-To execute a file: start with slots = {"xT": x}; for each row, slots[row.slot] = sum of c * slots[name] over its terms, and
-if it has an evaluation, the next slot D0, D1, ... = denoiser(slots[row.slot], label, alpha, sigma). The last row is the sample.
+To execute a file: start with slots = {"xT": x} (and "mu", where rows read it); for each row, slots[row.slot] = sum of
+c * slots[name] over its terms, and if it has an evaluation, the next slot D0, D1, ... = denoiser(slots[row.slot], label, alpha,
+sigma). The last row is the sample.
 """
 
 import hashlib
@@ -62,7 +63,7 @@ class Executable(_Strict, frozen=True):
     process: Process
     nfe: int
     rows: Annotated[tuple[RowRecord, ...], msgspec.Meta(min_length=1, max_length=8192)]
-    initial_noise: Literal["sigma * standard_normal"] = "sigma * standard_normal"
+    initial_noise: Literal["sigma * standard_normal", "mu + sigma * standard_normal"] = "sigma * standard_normal"
     coefficients: Literal["scalar"] = "scalar"
 
 
@@ -202,7 +203,8 @@ def save(
     for row in tableau.rows:
         if any(isinstance(c, torch.Tensor) and c.ndim for c in row.terms.values()):
             raise ScheduleError("Only scalar coefficients go into a version-1 file; this table holds a batch of candidates.")
-    executable = Executable(owner, tableau.nfe, tuple(map(_record, tableau.rows)))
+    start = "mu + sigma * standard_normal" if owner.anchored else "sigma * standard_normal"
+    executable = Executable(owner, tableau.nfe, tuple(map(_record, tableau.rows)), start)
     sigmas = tuple(float(owner.sigma_of(float(row.time))) for row in tableau.rows)
     blank = ScheduleFile(
         FORMAT, VERSION, "", "", executable, golden_run(tableau), sigmas, recipe, fitted_for, tuple(scores), provenance or Provenance()

@@ -24,9 +24,24 @@ def draw(seeds: Sequence[int], shape: Sequence[int], name: str, dtype: torch.dty
     return torch.stack(rows).to(dtype) if rows else torch.empty((0, *shape), dtype=dtype)
 
 
-def initial(seeds: Sequence[int], shape: Sequence[int], tableau: Tableau, dtype: torch.dtype = torch.float32) -> Tensor:
-    """x_T [len(seeds), *shape]: sigma_T times standard normal noise."""
-    return draw(seeds, shape, "xT", dtype) * float(tableau.initial_sigma)
+def initial(
+    seeds: Sequence[int], shape: Sequence[int], tableau: Tableau, dtype: torch.dtype = torch.float32, mu: Tensor | None = None
+) -> Tensor:
+    """x_T [len(seeds), *shape]: sigma_T times standard normal noise.
+
+    On a mean-reverting process it is added to mu, of the same shape or that of one sample.
+    """
+    noise = draw(seeds, shape, "xT", dtype) * float(tableau.initial_sigma)
+    return noise if mu is None and not tableau.anchored else anchor(noise, mu).to(dtype) + noise
+
+
+def anchor(x: Tensor, mu: Tensor | None) -> Tensor:
+    """Mu for every sample of x; mu has x's shape or that of one sample. Raises ScheduleError."""
+    if mu is None:
+        raise ScheduleError("This table belongs to a mean-reverting process: give mu=, the picture where that process ends.")
+    if mu.shape not in (x.shape, x.shape[1:]):
+        raise ScheduleError(f"mu must have the state's shape {tuple(x.shape)} or that of one sample, not {tuple(mu.shape)}.")
+    return mu.to(x.device).expand_as(x)
 
 
 def noise_source(tableau: Tableau, x: Tensor, noise: Any, dtype: torch.dtype) -> NoiseSource:

@@ -6,7 +6,8 @@ eps - x0. Each is linear in (x, D), so with f the network's answer
     eps:   D = (x - sigma f) / alpha           v:    D = (alpha x - sigma f) / (alpha^2 + sigma^2)
     x0:    D = f                               flow: D = (x - sigma f) / (alpha + sigma)
 
-alpha and sigma are those of the *state* x, also when the network is asked with the label of another time.
+On a mean-reverting process x - mu and D - mu stand for x and D. alpha and sigma are those of the *state* x, also when the
+network is asked with the label of another time.
 Salimans and Ho 2022 (v); Liu et al. 2022 (flow).
 """
 
@@ -25,11 +26,13 @@ def check(prediction: str) -> None:
         raise ScheduleError(f"There is no prediction {prediction!r}; there are {', '.join(get_args(Prediction))}.")
 
 
-def to_denoised(prediction: Prediction, f: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """D from the network's answer f. Shapes: f and x alike, alpha and sigma broadcast against them."""
+def to_denoised(prediction: Prediction, f: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, mu: Tensor | None = None) -> Tensor:
+    """D from the network's answer f. Shapes: f and x alike; alpha, sigma and mu (if mean-reverting) broadcast against them."""
     check(prediction)
     if prediction == "x0":
         return f
+    if mu is not None:
+        return mu + to_denoised(prediction, f, x - mu, alpha, sigma)
     if prediction == "v":
         return (alpha * x - sigma * f) / (alpha**2 + sigma**2)
     if prediction == "flow":
@@ -39,10 +42,12 @@ def to_denoised(prediction: Prediction, f: Tensor, x: Tensor, alpha: Tensor, sig
     return (x - sigma * f) / alpha
 
 
-def from_denoised(prediction: Prediction, denoised: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+def from_denoised(prediction: Prediction, denoised: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, mu: Tensor | None = None) -> Tensor:
     """The inverse of `to_denoised`: what a network of that kind would have answered. Needs sigma > 0 unless x0."""
     check(prediction)
     if prediction == "x0":
         return denoised
+    if mu is not None:
+        return from_denoised(prediction, denoised - mu, x - mu, alpha, sigma)
     eps = (x - alpha * denoised) / sigma
     return {"eps": eps, "v": alpha * eps - sigma * denoised, "flow": eps - denoised}[prediction]

@@ -5,19 +5,21 @@
 t falls from noise to data. Every process is a small frozen record, so that a schedule file can carry it, and answers
 with float64 tensors that are differentiable in t: `alpha(t)`, `sigma(t)`, `lambda_of(t)` and the inverse `time_of(lambda)`.
 t may have any shape. sigma = 0 is a legal end of every process: t = 0, and for `vp-discrete`, whose index 0 is still
-noisy, t = -1. What "sigma" means to the users of a process (`sigmas([...])`) is rho for VP and VE, and t for flow.
+noisy, t = -1. A mean-reverting process ends at a given picture mu: x_t - mu = alpha (x0 - mu) + sigma eps. What "sigma"
+means to the users of a process (`sigmas([...])`) is t for flow, and rho for all others.
 """
 
 import functools
 import itertools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
 from torch import Tensor
 
 from .errors import ScheduleError
+from .theta import share, time_of_share
 
 MAX_LENGTH = 100_000
 
@@ -67,6 +69,11 @@ class BaseProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     def sigma_of(self, t: Any) -> Tensor:
         """The inverse of `time_of_sigma`."""
         return self.sigma(t) / self.alpha(t)
+
+    @property
+    def anchored(self) -> bool:
+        """Whether x - mu, and not x itself, obeys x = alpha x0 + sigma eps."""
+        return False
 
     def check_time(self, t: float, what: str = "time") -> None:
         """Raise ScheduleError unless t lies in this process's range."""
@@ -231,8 +238,51 @@ class Flow(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="flow"):
         return as_time(t)
 
 
-Process = VPLinear | VPCosine | VPDiscrete | VE | Flow
-PROCESSES: dict[str, type[Process]] = {"vp-linear": VPLinear, "vp-cosine": VPCosine, "vp-discrete": VPDiscrete, "ve": VE, "flow": Flow}
+class MeanReverting(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="mean-reverting"):
+    """From data to a given picture mu: x - mu = alpha (x0 - mu) + sigma eps.  Luo et al. 2023 (IR-SDE), eq. 6; Ma et al. 2025 (MRS).
+
+        alpha = exp(-integral of theta)      sigma = sigma_inf sqrt(1 - alpha^2)
+
+    theta is "constant", "linear" or "cosine" in t (see theta.py) and integrates to -log(alpha_end).
+    """
+
+    theta: Literal["constant", "linear", "cosine"] = "cosine"
+    sigma_inf: float = 10 / 255
+    alpha_end: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_inf < math.inf or not 0 < self.alpha_end < 1:
+            raise ScheduleError(f"mean-reverting needs sigma_inf > 0 and 0 < alpha_end < 1, not {self.sigma_inf:g} and {self.alpha_end:g}.")
+
+    @property
+    def anchored(self) -> bool:
+        """Yes: to mu."""
+        return True
+
+    def log_alpha(self, t: Any) -> Tensor:
+        """Minus the integral of theta."""
+        return math.log(self.alpha_end) * share(self.theta, as_time(t))
+
+    def sigma(self, t: Any) -> Tensor:
+        """See the class."""
+        return self.sigma_inf * super().sigma(t)
+
+    def time_of(self, lambda_: Any) -> Tensor:
+        """Invert exp(-2 lambda) = sigma_inf^2 (1 / alpha^2 - 1)."""
+        spread = -2 * (as_time(lambda_) + math.log(self.sigma_inf))
+        minus_two_log_alpha = torch.logaddexp(spread, torch.zeros_like(spread))
+        return time_of_share(self.theta, minus_two_log_alpha / (-2 * math.log(self.alpha_end)))
+
+
+Process = VPLinear | VPCosine | VPDiscrete | VE | Flow | MeanReverting
+PROCESSES: dict[str, type[Process]] = {
+    "vp-linear": VPLinear,
+    "vp-cosine": VPCosine,
+    "vp-discrete": VPDiscrete,
+    "ve": VE,
+    "flow": Flow,
+    "mean-reverting": MeanReverting,
+}
 
 
 @functools.lru_cache(maxsize=16)
@@ -248,7 +298,7 @@ def name_of(process: BaseProcess) -> str:
 
 
 def process(name: str, **options: Any) -> Process:
-    """Make a process by name: "vp-linear", "vp-cosine", "vp-discrete", "ve", "flow"; options as in the classes above.
+    """Make a process by name: "vp-linear", "vp-cosine", "vp-discrete", "ve", "flow", "mean-reverting"; options as in the classes above.
 
     alphas_cumprod may be a list, an array or a tensor. Raises ScheduleError for an unknown name or option.
     """

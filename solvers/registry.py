@@ -11,6 +11,7 @@ from . import (
     dpm_solver_single,
     er_sde,
     momentum,
+    mrs,
     res,
     runge_kutta,
     sa_solver,
@@ -37,6 +38,7 @@ FAMILIES = (
     bdia.FAMILY,
     dc_solver.FAMILY,
     taylor.FAMILY,
+    mrs.FAMILY,
 )
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 
 from .errors import ScheduleError
-from .noise import NoiseSource, noise_source
-from .tableau import START, At, Coefficient, Row, Tableau
+from .noise import NoiseSource, anchor, noise_source
+from .tableau import MU, START, At, Coefficient, Row, Tableau
 
 Denoiser = Callable[..., Tensor]
 Callback = Callable[[Row, Tensor, Tensor | None], Tensor | None]
@@ -48,7 +48,13 @@ class State:
         return self.slots[self.rows[self.position - 1].slot].to(self.dtype)
 
 
-def begin(tableau: Tableau, x: Tensor | Mapping[str, Tensor], noise: Any = None, callback: Callback | None = None) -> State:
+def begin(
+    tableau: Tableau,
+    x: Tensor | Mapping[str, Tensor],
+    noise: Any = None,
+    callback: Callback | None = None,
+    mu: Tensor | None = None,
+) -> State:
     """The state before the first row. Half-precision latents are combined in float32."""
     given = dict(x) if isinstance(x, Mapping) else {START: x}
     if set(given) != set(tableau.starts):
@@ -59,6 +65,8 @@ def begin(tableau: Tableau, x: Tensor | Mapping[str, Tensor], noise: Any = None,
     working = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     source = noise_source(tableau, x, noise, working)
     slots = {name: value.to(working) for name, value in given.items()}
+    if tableau.anchored:
+        slots[MU] = anchor(x, mu).to(working)
     return State(tableau.rows, tableau.releases, slots, x.dtype, source, callback)
 
 
@@ -96,6 +104,7 @@ def sample(
     tableau: Tableau,
     noise: Mapping[str, Tensor] | Sequence[Tensor] | Sequence[int] | None = None,
     callback: Callback | None = None,
+    mu: Tensor | None = None,
     **knobs: Any,
 ) -> Tensor:
     """Draw one sample per entry of the batch.
@@ -104,12 +113,13 @@ def sample(
     x          x_T [batch, ...], as `initial` makes it; for an inverse, a mapping from the table's starts to states
     noise      what stochastic tables need: a mapping "z0" -> tensor, tensors in row order, or one seed per sample
     callback   called as callback(row, x, D or None) after every row; a tensor it returns replaces the state
+    mu         where a mean-reverting process ends, of x's shape or that of one sample
     knobs      handed to every evaluation, below those of the row
 
     Returns x of the same shape and dtype. Raises ScheduleError if an answer has another shape or the result is not finite
     (which cannot be asked inside torch.func's transforms).
     """
-    state, request = advance(begin(tableau, x, noise, callback))
+    state, request = advance(begin(tableau, x, noise, callback, mu))
     while request is not None:
         state, request = advance(state, denoiser(request.x, request.at, **{**knobs, **request.knobs}))
     result = state.x

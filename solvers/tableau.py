@@ -3,7 +3,8 @@
     slot_r = sum over terms of coefficient * slot,      then perhaps   D_k = denoiser(slot_r, at)
 
 Slots: "xT" is where sampling starts, "x0", "x1", ... are states, "D0", "D1", ... the denoiser's answers in order, "z0", ...
-noise of unit variance; any other name is a register (compiled tables keep eps or flow outputs in "eps0", "flow0", ...).
+noise of unit variance, "mu" the anchor of a mean-reverting process, which is given with x_T; any other name is a register
+(compiled tables keep eps or flow outputs in "eps0", "flow0", ...).
 A coefficient is a float, or a float64 tensor: a scalar that carries a gradient, or [batch] for a batch of candidates.
 A Tableau checks itself when it is built; an illegal one cannot exist.
 """
@@ -20,7 +21,8 @@ from torch import Tensor
 from .errors import ScheduleError
 
 Coefficient = float | Tensor
-START = "xT"
+START, MU = "xT", "mu"
+ANSWER = re.compile(r"D\d+")
 MAX_COEFFICIENT = 1e8
 _SLOT = re.compile(r"[A-Za-z]\w{0,31}", re.ASCII)
 _RESERVED = re.compile(r"[Dz]\d+|xT|mu")
@@ -86,7 +88,7 @@ class Tableau:
     def __post_init__(self) -> None:
         if not self.rows:
             raise ScheduleError("A table needs at least one row.")
-        known, answers = {*self.starts}, 0
+        known, answers = {*self.starts, MU}, 0
         for number, row in enumerate(self.rows):
             where = f"row {number} ({row.slot!r})"
             if not _SLOT.fullmatch(row.slot) or _RESERVED.fullmatch(row.slot) or row.slot in known:
@@ -140,6 +142,11 @@ class Tableau:
         return tuple(sorted(found, key=lambda z: int(z[1:])))
 
     @functools.cached_property
+    def anchored(self) -> bool:
+        """Whether a row reads mu."""
+        return any(MU in row.terms for row in self.rows)
+
+    @functools.cached_property
     def releases(self) -> tuple[tuple[str, ...], ...]:
         """For each row, the slots that no later row reads: what an executor may free after it."""
         last: dict[str, int] = {}
@@ -156,7 +163,7 @@ class Tableau:
         if self.starts != (START,):
             raise ScheduleError(f"The closed form is that of a table that starts from xT; this one starts from {', '.join(self.starts)}.")
         noises = list(self.noises)
-        columns = [START, *(f"D{k}" for k in range(self.nfe)), *noises]
+        columns = [START, *(f"D{k}" for k in range(self.nfe)), *noises, MU]
         batch = max((len(c) for row in self.rows for c in row.terms.values() if isinstance(c, Tensor) and c.ndim), default=0)
         shape = (batch,) if batch else ()
         forms = {slot: torch.zeros(len(columns), *shape, dtype=torch.float64) for slot in columns}
@@ -166,8 +173,7 @@ class Tableau:
             terms = [forms[slot] * (c.double() if isinstance(c, Tensor) else c) for slot, c in row.terms.items()]
             forms[row.slot] = functools.reduce(torch.add, terms)
         table = torch.stack([forms[row.slot] for row in self.rows])
-        none = torch.zeros_like(table[:, 0])
-        return Dense(table[:, 0], table[:, 1 : 1 + self.nfe], table[:, 1 + self.nfe :], none, none)
+        return Dense(table[:, 0], table[:, 1 : 1 + self.nfe], table[:, 1 + self.nfe : -1], table[:, -1], torch.zeros_like(table[:, 0]))
 
 
 def _check_evaluation(evaluation: Evaluation, where: str) -> None:

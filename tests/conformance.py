@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from oracle import CASES
-from test_solver_laws import slope
+from test_solver_laws import ORDERED, slope
 
 from solvers import PRESETS, preset
 from solvers.registry import DISTINCT
@@ -29,6 +29,7 @@ ERRATA = {
     "deis-log-rho": "diffusers calls it DEIS; the paper's tAB is `deis-tab3`",
     "unipc-3": "vary_coeff of uni_pc.py has order 1: `unipc-3-vary-compat`; diffusers' bh1 to sigma 0 gives NaN, ours is finite",
     "res-3m": "RES4LYF's gamma has c3^3 for c3^2: `res-3m-compat`",
+    "mrs-ode-3": "the paper's code halves the second derivative and has order 2: `mrs-ode-3-compat`",
     "er-sde-3": "its derivative is a plain difference, order 2 in the drift",
     "sa-solver": 'diffusers takes tau at the start of a step: option tau_at="start"',
     "dpmpp-sde": "k-diffusion correlates stage and step noise by a Brownian tree over sigma: `dpmpp-sde-compat`",
@@ -78,15 +79,14 @@ class Recorder:
 
 
 def measured_orders() -> dict[str, str]:
-    """The slope of every preset on smooth grids of vp-linear, ve and flow, of those it is defined on."""
+    """The slope of every preset on smooth grids of vp-linear, ve and flow, or of those it is defined on."""
     found = {}
     for name, known in DISTINCT.items():
         count, slopes = (64 if known.order < 4 else 128), []
-        for family in ("vp-linear", "ve", "flow"):
-            if not known.processes or family in known.processes:
-                with contextlib.suppress(ZeroDivisionError, ValueError):
-                    process = CASES[family].process
-                    slopes.append(slope(family, lambda times, n=name, p=process: preset(n, times, p), (count, 2 * count), False))
+        for family in known.processes or ORDERED:
+            with contextlib.suppress(ZeroDivisionError, ValueError):
+                process = CASES[family].process
+                slopes.append(slope(family, lambda times, n=name, p=process: preset(n, times, p), (count, 2 * count), False))
         found[name] = ", ".join(f"{max(0.0, s):.1f}" for s in slopes if math.isfinite(s))
     return found
 
@@ -121,7 +121,7 @@ if __name__ == "__main__":
     head = """# Conformance
 
 Written by `make conformance`. Order: slope of the error as declared, and as measured on smooth grids with a graded start (vp-linear,
-ve, flow, where the method is defined); a stochastic method's is the weak order, of mean and variance. Dense: largest difference of the
+ve, flow, or where it is defined); a stochastic method's is the weak order, of mean and variance. Dense: largest difference of the
 closed forms to the reference's, read by probing, relative to the largest coefficient. Final: difference of the samples on a mixture of
 Gaussians. Both in float64, worst over the cases of `tests/test_references.py`; diffusers with its float32 tables computed in float64.
 """

@@ -1,11 +1,14 @@
 """Exact denoisers and exact solutions, written apart from the code under test. Everything is float64."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from solvers import DISTINCT, At, Process, process
+import solvers
+from solvers import DISTINCT, At, Process, Row, Tableau, process
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,40 @@ CASES: dict[str, Case] = {
     "vp-discrete": Case(process("vp-discrete", alphas_cumprod=scaled_linear_table()), 999.0, 0.0),
     "ve": Case(process("ve"), 80.0, 2e-3),
     "flow": Case(process("flow"), 1.0, 1e-2),
+    "mean-reverting": Case(process("mean-reverting", sigma_inf=0.5), 1.0, 1e-2),
 }
 
 
+PLAIN = [name for name, case in CASES.items() if not case.process.anchored]
+"""Every process is held to every law; the mean-reverting one, which is the plain one moved by mu, in test_mean_reverting.py."""
+
 EVERYWHERE = [name for name, known in DISTINCT.items() if not known.processes]
 """The presets that every process admits."""
+
+
+def sample(denoiser: Callable[..., Tensor], x: Tensor, table: Tableau, noise: Any = None, callback: Any = None, **knobs: Any) -> Tensor:
+    """`solvers.sample`; on a mean-reverting table seen from mu, where it must be the plain sampler of x - mu and D - mu.
+
+    So every law that is stated for x = alpha x0 + sigma eps is a law of mean-reverting tables as it stands. mu is not zero
+    in float64; in narrower types, whose rounding it would change, it is. Registers do not move with mu, so callbacks see them shifted.
+    """
+    if not table.anchored:
+        return solvers.sample(denoiser, x, table, noise, callback, **knobs)
+    mu = 0.75 if x.dtype == torch.float64 else 0.0
+
+    def seen(row: Row, x: Tensor, denoised: Tensor | None) -> Tensor | None:
+        replaced = callback(row, x - mu, denoised if denoised is None else denoised - mu)
+        return None if replaced is None else replaced + mu
+
+    def asked(x: Tensor, at: At, **knobs: Any) -> Tensor:
+        return denoiser(x - mu, at, **knobs) + mu
+
+    return solvers.sample(asked, x + mu, table, noise, callback and seen, torch.full_like(x, mu), **knobs) - mu
+
+
+def initial(seeds: Sequence[int], shape: Sequence[int], table: Tableau, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`solvers.initial` around mu = 0, as `sample` above wants it."""
+    return solvers.initial(seeds, shape, table, dtype, torch.zeros(tuple(shape)))
 
 
 def _on(value: Tensor, x: Tensor) -> Tensor:

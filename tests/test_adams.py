@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracle import CASES, Case, anisotropic
+from oracle import CASES, Case, anisotropic, sample
 from test_solver_laws import assert_same_sampler
 
-from solvers import At, compile, preset, sample
+from solvers import At, compile, preset
 
 F64 = torch.float64
 

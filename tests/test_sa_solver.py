@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 from drift import drift_slope, sde
-from oracle import CASES, Case, PointMass
+from oracle import CASES, Case, PointMass, sample
 from test_solver_laws import SMOOTH, assert_same_sampler, point_mass_defect
 
-from solvers import ScheduleError, compile, preset, sample
+from solvers import ScheduleError, compile, preset
 
 F64 = torch.float64
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import CASES, EVERYWHERE, Case, anisotropic
+from oracle import CASES, EVERYWHERE, Case, anisotropic, sample
 
 from solvers import (
     FittedFor,
@@ -31,7 +31,6 @@ from solvers import (
     named_grid,
     preset,
     process,
-    sample,
     save,
 )
 from solvers.file import MAX_BYTES, parse

@@ -11,9 +11,10 @@ import re
 import msgspec
 import pytest
 import torch
-from oracle import CASES, Case, Gaussian, PointMass, anisotropic
+from oracle import CASES, Case, Gaussian, PointMass, anisotropic, initial, sample
 from torch import Tensor
 
+import solvers
 import solvers.prediction as prediction
 from solvers import (
     DISTINCT,
@@ -28,18 +29,22 @@ from solvers import (
     begin,
     compile,
     draw,
-    initial,
     lambdas,
     preset,
     preset_for_nfe,
     probe,
     process,
-    sample,
     sigmas,
 )
 from solvers.process import name_of
 
-SMOOTH = {"vp-linear": (0.9, 0.1), "ve": (10.0, 0.2), "flow": (0.9, 0.1)}  # where a step stays well below the length of the problem
+SMOOTH = {
+    "vp-linear": (0.9, 0.1),
+    "ve": (10.0, 0.2),
+    "flow": (0.9, 0.1),
+    "mean-reverting": (0.9, 0.1),
+}  # where a step stays well below the length of the problem
+ORDERED = ("vp-linear", "ve", "flow")
 every_preset = pytest.mark.parametrize("name", DISTINCT)
 F64 = torch.float64
 
@@ -83,7 +88,7 @@ def smooth_grid(name: str, steps: int, rough: bool) -> list[float]:
     if rough:
         widths[1::2] = 3
     u = torch.cat([torch.zeros(1, dtype=F64), widths.cumsum(0) / widths.sum()])
-    power = {"vp-linear": 2, "ve": 7, "flow": 1}[name]
+    power = {"vp-linear": 2, "ve": 7, "flow": 1, "mean-reverting": 1}[name]
     inner = (start ** (1 / power) + u * (end ** (1 / power) - start ** (1 / power))) ** power
     return [start, *inner[1:-1].tolist(), end]
 
@@ -116,7 +121,7 @@ def slope(name: str, steps_of, counts: tuple[int, int], rough: bool, start=grade
 
 
 @pytest.mark.parametrize("rough", [False, True], ids=["smooth", "rough"])
-@pytest.mark.parametrize("family", SMOOTH)
+@pytest.mark.parametrize("family", ORDERED)
 @every_preset
 def test_every_preset_converges_at_its_declared_order(name: str, family: str, rough: bool):
     defined_on(name, family)
@@ -128,7 +133,7 @@ def test_every_preset_converges_at_its_declared_order(name: str, family: str, ro
     pytest.fail(f"measured {measured:.2f}, declared {declared}")
 
 
-@pytest.mark.parametrize("family", SMOOTH)
+@pytest.mark.parametrize("family", ORDERED)
 @pytest.mark.parametrize(("name", "order"), [("unipc-2", 3), ("unipc-3", 4)])
 def test_unipc_without_its_lower_order_tail_gains_one_order_by_its_corrector(name: str, order: int, family: str):
     measured = slope(family, lambda times: preset(name, times, CASES[family].process, tail="full"), (96, 192), False)
@@ -324,7 +329,7 @@ def test_a_clean_end_is_the_point_itself_when_all_data_is_one_point(name: str, c
 @every_preset
 def test_probing_sample_reads_back_the_closed_form(name: str, case: Case, clean: bool):
     table = tables_of(case, name, 6, clean)
-    seen = probe(lambda denoiser, x, xi=None: sample(denoiser, x, table, noise=xi), noises=len(table.noises))
+    seen = probe(lambda denoiser, x, xi=None: solvers.sample(denoiser, x, table, xi, mu=0 * x), noises=len(table.noises))
     assert_same_sampler(table, seen)
     assert [(e.label, e.alpha, e.sigma) for e in seen.evals] == [(e.label, e.alpha, e.sigma) for e in table.evals]
 
@@ -334,7 +339,7 @@ def test_probing_reads_back_the_noise_columns_too(noise: str, case: Case):
     times = case.grid(5, clean=False)
     steps = tuple(Step(to=t, order=min(2, i + 1), eta=0.6, noise=noise) for i, t in enumerate(times[1:]))
     table = compile(SolverSchedule(case.process, times[0], steps))
-    seen = probe(lambda denoiser, x, xi: sample(denoiser, x, table, noise=xi), noises=5)
+    seen = probe(lambda denoiser, x, xi: solvers.sample(denoiser, x, table, xi, mu=0 * x), noises=5)
     assert table.dense().G.abs().max() > 0.01
     assert_same_sampler(table, seen)
 
@@ -444,7 +449,7 @@ def numbers_of(table: Tableau) -> Tensor:
     """Everything a table says, as one vector [..., numbers]."""
     dense = table.dense()
     said = [torch.as_tensor(v, dtype=F64) for e in table.evals for v in (e.label, e.alpha, e.sigma)]
-    columns = [*dense.a, *dense.B.flatten(0, 1), *dense.G.flatten(0, 1), *said]
+    columns = [*dense.a, *dense.B.flatten(0, 1), *dense.G.flatten(0, 1), *dense.M, *said]
     return torch.stack(torch.broadcast_tensors(*columns), -1)
 
 
@@ -622,7 +627,7 @@ def propagated_variance(table: Tableau, data: Gaussian, start_variance: Tensor) 
     return torch.stack([(own**2 * scale).sum(0) for own in rows])
 
 
-@pytest.mark.parametrize("family", SMOOTH)
+@pytest.mark.parametrize("family", ORDERED)
 @pytest.mark.parametrize(("noise", "order"), [("sde", 1), ("sde", 2), ("er", 2), ("ancestral", 1), ("ancestral", 2)])
 def test_sampled_variance_is_the_variance_of_the_rows(noise: str, order: int, family: str):
     p, data, count = CASES[family].process, anisotropic(4), 40_000
@@ -643,7 +648,7 @@ def test_sampled_variance_is_the_variance_of_the_rows(noise: str, order: int, fa
     assert ((measured / expected - 1).abs() < 4 * math.sqrt(2 / (count - 1))).all()
 
 
-@pytest.mark.parametrize("family", SMOOTH)
+@pytest.mark.parametrize("family", ORDERED)
 @pytest.mark.parametrize("noise", ["sde", "ancestral"])
 def test_the_variance_of_stochastic_rows_converges_to_that_of_the_data(noise: str, family: str):
     p, data = CASES[family].process, anisotropic()
@@ -887,7 +892,7 @@ def test_float32_and_float64_agree_within_the_rounding_of_the_rows(name: str, ca
 
 
 def live_slots(table: Tableau) -> int:
-    state, request = advance(begin(table, torch.ones(1, 2), noise=[1]))
+    state, request = advance(begin(table, torch.ones(1, 2), noise=[1], mu=torch.zeros(2)))
     peak = len(state.slots)
     while request is not None:
         state, request = advance(state, request.x * 0.5)

@@ -1,0 +1,61 @@
+"""How fast a mean-reverting process forgets: theta(t) by name, normalised so that its integral over [0, 1] is one.
+
+    constant  1                           linear  proportional to 1 + 199 t  (from 1e-4 to 0.02)
+    cosine    proportional to 1 - f(t) / f(0) with f(t) = cos(pi/2 (t + s)/(1 + s))^2, s = 0.008
+
+Luo et al. 2023 (IR-SDE), `utils/sde_utils.py`; Ma et al. 2025 (MRS). With q = pi/2/(1 + s), x = 2 q t and A = 2 q s the cosine's
+integral is cos(A) (x - sin x) + sin(A) (1 - cos x) over its value at t = 1, written here so that nothing cancels near t = 0.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+Q = math.pi / 2 / 1.008
+A = 2 * Q * 0.008
+
+
+def _cosine(t: Tensor) -> Tensor:
+    x = 2 * Q * t
+    x2 = x**2
+    series = x * x2 / 6 * (1 - x2 / 20 * (1 - x2 / 42 * (1 - x2 / 72 * (1 - x2 / 110 * (1 - x2 / 156)))))
+    return math.cos(A) * torch.where(x < 0.5, series, x - x.sin()) + math.sin(A) * 2 * (x / 2).sin() ** 2
+
+
+_WHOLE = float(_cosine(torch.ones((), dtype=torch.float64)))
+
+
+def share(theta: str, t: Tensor) -> Tensor:
+    """The integral of theta from 0 to t."""
+    if theta == "constant":
+        return t
+    if theta == "linear":
+        return (t + 99.5 * t**2) / 100.5
+    return _cosine(t) / _WHOLE
+
+
+def time_of_share(theta: str, part: Tensor) -> Tensor:
+    """The inverse of `share`."""
+    if theta == "constant":
+        return part
+    if theta == "linear":
+        return 201 * part / (1 + (1 + 398 * 100.5 * part).sqrt())
+    return _invert_cosine(part)
+
+
+def _invert_cosine(part: Tensor) -> Tensor:
+    """Newton from above, where the convex integral lets it converge from any bound; the last step carries the derivative 1 / theta.
+
+    The bounds are those of the integral's two terms, x - sin x >= x^3 / pi^2 and 1 - cos x >= 2 x^2 / pi^2 up to x = pi.
+    """
+    positive = torch.where(part > 0, part, 1.0)
+    target = positive.detach() * _WHOLE
+    t = torch.minimum((target / math.cos(A)) ** (1 / 3) * math.pi ** (2 / 3), (target / (2 * math.sin(A))).sqrt() * math.pi) / (2 * Q)
+    for _ in range(6):
+        t = t - (_cosine(t) - target) / _slope(t)
+    return torch.where(part > 0, t + (positive - _cosine(t) / _WHOLE) * _WHOLE / _slope(t), 0.0)
+
+
+def _slope(t: Tensor) -> Tensor:
+    return 4 * Q * (Q * t).sin() * (Q * t + A).sin()
