@@ -42,10 +42,10 @@ def bdia_loop(gamma: float, family: str) -> Callable[..., Tensor]:
 
 def there_and_back(table: Tableau, denoiser: Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tableau]:
     """x_T as it is recovered from the last states, and the inverse."""
-    states = {}
-    sample(denoiser, x, table, callback=lambda row, x, d: states.__setitem__(row.slot, x))
+    states, mu = {}, torch.linspace(-1, 1, x[0].numel(), dtype=x.dtype).reshape(x.shape[1:]) if table.anchored else None
+    sample(denoiser, x, table, callback=lambda row, x, d: states.__setitem__(row.slot, x), mu=mu)
     inverse = invert(table)
-    return sample(denoiser, {name: states[name] for name in inverse.starts}, inverse), inverse
+    return sample(denoiser, {name: states[name] for name in inverse.starts}, inverse, mu=mu), inverse
 
 
 @pytest.mark.parametrize("family", GRIDS)
