@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from oracle import CASES
-from test_solver_laws import ORDERED, slope
+from test_solver_laws import SMOOTH, slope
 
 from solvers import PRESETS, preset
 from solvers.registry import DISTINCT
@@ -83,7 +83,7 @@ def measured_orders() -> dict[str, str]:
     found = {}
     for name, known in DISTINCT.items():
         count, slopes = (64 if known.order < 4 else 128), []
-        for family in known.processes or ORDERED:
+        for family in known.processes or SMOOTH:
             with contextlib.suppress(ZeroDivisionError, ValueError):
                 process = CASES[family].process
                 slopes.append(slope(family, lambda times, n=name, p=process: preset(n, times, p), (count, 2 * count), False))
