@@ -22,7 +22,7 @@ from solvers.commands.diff import diff, distance
 from solvers.commands.interpolate import interpolated
 from solvers.importers.black_box import probe_k_diffusion, probe_scheduler
 from solvers.importers.document import Asked, Betas, process_of, read
-from solvers.importers.lists import from_ld3, from_sigmas, from_timesteps
+from solvers.importers.lists import from_dc_solver, from_ld3, from_sigmas, from_timesteps
 from solvers.importers.tables import from_gs, from_neuralsolver
 from solvers.importers.usf import from_usf
 
@@ -45,6 +45,22 @@ def test_the_sigmas_and_timesteps_of_ays_are_the_preset_on_that_grid():
     steps = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]
     assert from_timesteps(steps, Asked(TABLE, "unipc-2")).times == (*map(float, steps), -1.0)
     assert from_timesteps([1000, 500], Asked(FLOW, "euler")).times == (1.0, 0.5, 0.0)
+
+
+def test_dc_solver_gives_the_last_steps_their_ratios_and_the_others_none():
+    ratios = [0.9, 1.1]
+    made = from_dc_solver({"times": TIMES, "dc_ratios": ratios}, Asked(VP))
+    count = len(TIMES) - 1
+    assert made == preset("dc-solver", TIMES, VP, ratios=[1.0] * (count - 2) + ratios)
+    assert (
+        compile(from_dc_solver({"times": TIMES, "dc_ratios": []}, Asked(VP)))
+        .dense()
+        .B.equal(compile(preset("unipc-3", TIMES, VP)).dense().B)
+    )
+    with pytest.raises(ScheduleError, match="ratios for"):
+        from_dc_solver({"times": TIMES, "dc_ratios": [1.0] * (count + 1)}, Asked(VP))
+    with pytest.raises(ScheduleError, match="order 1 to 3"):
+        from_dc_solver({"times": TIMES, "dc_ratios": ratios, "order": 7}, Asked(VP))
 
 
 def test_ld3_gives_every_step_its_label_and_needs_one_for_each():
@@ -270,7 +286,7 @@ def test_a_file_that_only_unpickling_could_read_is_refused_unread(tmp_path: Path
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1}', "[1, null]", "[]", "[NaN, 0]", '"x"', "[[[[", "[1, 2, 3]", "[Infinity, 0]"])
-@pytest.mark.parametrize("kind", ["sigmas", "timesteps", "ld3", "gs", "neuralsolver", "usf", "diffusers"])
+@pytest.mark.parametrize("kind", ["dc-solver", "sigmas", "timesteps", "ld3", "gs", "neuralsolver", "usf", "diffusers"])
 def test_documents_of_another_shape_end_in_one_sentence(kind: str, text: str, tmp_path: Path):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ScheduleError) as error:

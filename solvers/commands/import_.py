@@ -9,12 +9,13 @@ from ..errors import ScheduleError
 from ..file import FittedFor, Provenance, save
 from ..importers.black_box import from_diffusers
 from ..importers.document import Asked, read
-from ..importers.lists import from_ld3, from_sigmas, from_timesteps
+from ..importers.lists import from_dc_solver, from_ld3, from_sigmas, from_timesteps
 from ..importers.tables import from_gs, from_neuralsolver
 from ..importers.usf import from_usf
 from ..schedule import SolverSchedule
 
 KINDS: dict[str, Callable[[Any, Asked], Any]] = {
+    "dc-solver": from_dc_solver,
     "diffusers": from_diffusers,
     "gs": from_gs,
     "ld3": from_ld3,

@@ -1,6 +1,6 @@
-"""Times alone (AYS, GITS, OSS, DMN) and times with labels (LD3): the sampler is said beside them.
+"""Times alone (AYS, GITS, OSS, DMN), times with labels (LD3) and times with ratios (DC-Solver); the sampler is said beside them.
 
-Sabour et al. 2024 (AYS); Chen et al. 2024 (GITS); Pei et al. 2025 (OSS); Tong et al. 2025 (LD3).
+Zhao et al. 2024 (DC-Solver); Sabour et al. 2024 (AYS); Chen et al. 2024 (GITS); Pei et al. 2025 (OSS); Tong et al. 2025 (LD3).
 """
 
 from typing import Any
@@ -49,3 +49,22 @@ def from_ld3(document: Any, asked: Asked) -> SolverSchedule:
     told = [None if label == t else label for t, label in zip(known[: half - 1], known[half:-1], strict=True)]
     steps = tuple(msgspec.structs.replace(step, label=label) for step, label in zip(schedule.steps, told, strict=True))
     return SolverSchedule(process, schedule.start, steps)
+
+
+class Ratios(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """N + 1 times, and the ratios of the last steps (or of all N); order: UniPC's."""
+
+    times: list[float]
+    dc_ratios: list[float]
+    order: int = 3
+
+
+def from_dc_solver(document: Any, asked: Asked) -> SolverSchedule:
+    """DC-Solver: its list of ratios names no times, so they stand beside it. Steps without a ratio have 1, which changes nothing."""
+    found, process = shaped(document, Ratios, "an object with times and dc_ratios"), asked.need_process()
+    if not 1 <= found.order <= 3:
+        raise ScheduleError(f"DC-Solver is written for UniPC of order 1 to 3, not {found.order}.")
+    missing = len(found.times) - 1 - len(found.dc_ratios)
+    if missing < 0:
+        raise ScheduleError(f"There are {len(found.dc_ratios)} ratios for {len(found.times) - 1} steps.")
+    return preset("dc-solver", times(found.times), process, ratios=[1.0] * missing + found.dc_ratios, order=found.order)
