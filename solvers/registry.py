@@ -12,6 +12,7 @@ from . import (
     er_sde,
     momentum,
     mrs,
+    parallel,
     res,
     runge_kutta,
     sa_solver,
@@ -39,6 +40,7 @@ FAMILIES = (
     dc_solver.FAMILY,
     taylor.FAMILY,
     mrs.FAMILY,
+    parallel.FAMILY,
 )
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}

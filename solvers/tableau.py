@@ -10,6 +10,7 @@ A Tableau checks itself when it is built; an illegal one cannot exist.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -129,6 +130,25 @@ class Tableau:
     def nfe(self) -> int:
         """Denoiser evaluations per sample."""
         return len(self.evals)
+
+    @functools.cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The evaluations, by number, in runs of which none reads what another of the run answers: a run may be asked as one batch.
+
+        len(groups) is how many times the network must be waited for; NFE counts every evaluation.
+        """
+        groups, fresh, answers = list[tuple[int, ...]](), set[str](), itertools.count()
+        for row in self.rows:
+            waits = not fresh.isdisjoint(row.terms)
+            if row.evaluation is None:
+                fresh |= {row.slot} if waits else set()
+                continue
+            number = next(answers)
+            if waits or not groups:
+                groups, fresh = [*groups, (number,)], {f"D{number}"}
+            else:
+                groups[-1], fresh = (*groups[-1], number), fresh | {f"D{number}"}
+        return tuple(groups)
 
     @property
     def times(self) -> tuple[Coefficient, ...]:

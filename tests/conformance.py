@@ -32,6 +32,9 @@ ERRATA = {
     "mrs-ode-3": "the paper's code halves the second derivative and has order 2: `mrs-ode-3-compat`",
     "er-sde-3": "its derivative is a plain difference, order 2 in the drift",
     "sa-solver": 'diffusers takes tau at the start of a step: option tau_at="start"',
+    "ghvb": "the authors start a v-prediction's velocity from the unconverted output, and their UniPC with momentum overwrites it",
+    "dc-solver": "its public sample() pops the ratios off the caller's list",
+    "usf": "the public implicit corrector never asks again; its zero-x0 step takes x for eps in data steps; pseudo is mode pec",
     "dpmpp-sde": "k-diffusion correlates stage and step noise by a Brownian tree over sigma: `dpmpp-sde-compat`",
 }
 

@@ -85,6 +85,17 @@ def test_the_k_diffusion_function_draws_our_picture(name: str, where: str, writt
     assert (ours - theirs).abs().max() <= 1e-9 * ours.abs().max()
 
 
+def test_a_schedule_that_asks_nobody_at_its_start_is_no_list_of_sigmas(written: Any):
+    file = written(SolverSchedule(TABLE, 999.0, (Step(to=500.0, answer="zero-x0"), Step(to=100.0))))
+    with pytest.raises(ScheduleError, match="does not ask its network at x_T"):
+        sigmas_of(file)
+    with pytest.raises(ScheduleError, match="does not ask its network at x_T"):
+        sample_fewstep(as_k_model(file, "x0"), torch.ones(1, 3), None, schedule=file)
+    said = compatibility(file)
+    assert said["diffusers"].startswith("cannot")
+    assert said["comfyui"].startswith("cannot")
+
+
 @pytest.mark.parametrize("kind", ["eps", "v", "x0"])
 def test_labels_apart_from_the_states_reach_the_network_exactly(kind: Any, written: Any):
     file = written(SolverSchedule(TABLE, 999.0, DECOUPLED))

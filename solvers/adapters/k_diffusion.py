@@ -17,6 +17,7 @@ from ..prediction import Prediction, from_denoised, to_denoised
 from ..process import Process, name_of
 from ..sample import sample
 from ..tableau import At, Tableau
+from .lists import state_times
 
 Model = Callable[..., Tensor]
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
@@ -52,6 +53,7 @@ def sample_fewstep(
     """
     file = schedule if isinstance(schedule, ScheduleFile) else load(schedule)
     table, process = file.tableau, file.process
+    state_times(file)  # raises where x_T cannot have been made from a list
     if sigmas is not None and len(sigmas) != table.nfe + 1:
         raise ScheduleError(f"This schedule makes {table.nfe} evaluations and goes with {table.nfe + 1} sigmas, not {len(sigmas)}.")
     kind = prediction or (file.fitted_for.prediction if file.fitted_for else "")

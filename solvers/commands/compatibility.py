@@ -32,6 +32,8 @@ def _diffusers(file: ScheduleFile) -> str:
 
 
 def _k_diffusion(file: ScheduleFile) -> str:
+    if file.tableau.rows[0].evaluation is None:
+        return "cannot run: nothing is asked at x_T"
     knobs = sorted({name for e in file.tableau.evals for name in e.knobs} - {"guidance"})
     if knobs:
         return f"cannot run: no {', '.join(knobs)} there"
@@ -62,8 +64,8 @@ def lost_by_sigmas(file: ScheduleFile) -> list[str]:
 
 def _is_first_order(file: ScheduleFile) -> bool:
     """Whether these rows are what a first-order sampler does on the same states."""
-    states = [*state_times(file), float(file.tableau.rows[-1].time)]
     try:
+        states = [*state_times(file), float(file.tableau.rows[-1].time)]
         euler = compile(preset("ddim", times(states), file.process))
     except ScheduleError:  # states that repeat, or go up
         return False

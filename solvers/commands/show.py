@@ -77,6 +77,7 @@ def in_words(step: Step) -> str:
     words = [step.method, f"order {step.order}", step.space, step.domain, step.moment]
     words += [f"corrector {step.corrector}"] if step.corrector else []
     words += [f"relax {step.relax:.3f}"] if step.relax != 1 else []
+    words += [f"answer {step.answer}"] if step.answer != "network" else []
     words += [f"label {step.label:.5g}"] if step.label is not None else []
     words += [f"{step.noise} eta {step.eta:g}"] if step.eta else []
     words += [f"{name} {value:g}" for name, value in (step.numbers | step.knobs).items()]

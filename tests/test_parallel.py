@@ -1,0 +1,133 @@
+"""Parallel directions: the loop of EPD on plain tensors, what one direction is, and which evaluations may be asked together."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+import torch
+from oracle import CASES, Case, anisotropic
+from test_solver_laws import assert_same_sampler
+from torch import Tensor
+
+from solvers import PRESETS, At, Evaluation, Row, ScheduleError, SolverSchedule, Step, Tableau, compile, preset, probe, process, sample
+
+F64 = torch.float64
+SIGMAS = [80.0, 14.5, 3.35, 0.9, 0.2, 0.01]
+
+
+def epd_loop(places: Tensor, directions: Tensor, clocks: Tensor, weights: Tensor, first: str) -> Callable[..., Tensor]:
+    """The sampler of EPD: all of [steps, K]; `first` says what stands for the very first direction."""
+
+    def run(denoiser: Callable[..., Tensor], x: Tensor) -> Tensor:
+        t, one = torch.tensor(SIGMAS, dtype=F64), torch.ones((), dtype=F64)
+        for i in range(len(SIGMAS) - 1):
+            d = (x - denoiser(x, At(t[i], one, t[i]))) / t[i] if i or first == "network" else x / (1 + t[i] ** 2).sqrt()
+            moved = x
+            for k in range(places.shape[1]):
+                middle = t[i + 1] ** places[i, k] * t[i] ** (1 - places[i, k])
+                inside = x + (middle - t[i]) * d
+                slope = (inside - denoiser(inside, At(clocks[i, k] * middle, one, middle))) / middle
+                moved = moved + weights[i, k] * directions[i, k] * (t[i + 1] - t[i]) * slope
+            x = moved
+        return x
+
+    return run
+
+
+@pytest.mark.parametrize("first", ["network", "unit-eps"])
+@pytest.mark.parametrize("points", [1, 2, 3, 4])
+def test_parallel_directions_are_the_loop_of_epd(points: int, first: str):
+    generator = torch.Generator().manual_seed(points)
+    places, directions, clocks, weights = torch.rand(4, 5, points, generator=generator, dtype=F64) * 0.8 + 0.1
+    directions, clocks = directions + 0.5, clocks + 0.5
+    given = {
+        f"{name}{k + 1}": value[:, k]
+        for name, value in zip(("at", "direction", "clock", "weight"), (places, directions, clocks, weights), strict=True)
+        for k in range(points)
+    }
+    schedule = preset("epd", SIGMAS, process("ve"), points=points, answer=first)
+    theirs = probe(epd_loop(places, directions, clocks, weights / weights.sum(1, keepdim=True), first))
+    learnt = compile(schedule, numbers=given)
+    steps = [msgspec.structs.replace(s, numbers={name: float(v[i]) for name, v in given.items()}) for i, s in enumerate(schedule.steps)]
+    table = compile(SolverSchedule(schedule.process, schedule.start, tuple(steps)))
+    for ours in (learnt, table):
+        assert_same_sampler(ours, theirs, 1e-10)
+        labels = [float(e.label) for e in ours.evals]
+        assert labels == pytest.approx([float(e.label) for e in theirs.evals], rel=1e-12)
+    assert table.nfe == 5 * (points + 1) - (first != "network")
+
+
+@pytest.mark.parametrize("domain", ["lambda", "rho", "t"])
+@pytest.mark.parametrize("space", ["x0", "eps", "flow"])
+def test_directions_in_every_space_and_domain_keep_a_point_mass_and_stay_finite(space: str, domain: str, case: Case):
+    data, times = anisotropic(3), case.grid(12, clean=False)
+    x = data.spread(case.process, times[0]) * torch.tensor([[1.0, -0.5, 0.2]], dtype=F64)
+    steps = tuple(Step(to=t, method="parallel", space=space, domain=domain, order=2, numbers={"at1": 0.3, "at2": 0.7}) for t in times[1:])
+    table = compile(SolverSchedule(case.process, times[0], steps))
+    point = torch.full((1, 3), 0.7, dtype=F64)
+    on_the_line = case.process.alpha(times[0]) * point + case.process.sigma(times[0]) * x
+    end = sample(lambda y, at: point, on_the_line, table)
+    torch.testing.assert_close(end, case.process.alpha(times[-1]) * point + case.process.sigma(times[-1]) * x, rtol=1e-10, atol=1e-10)
+    assert sample(data, x, table).isfinite().all()
+
+
+def test_one_direction_halfway_in_rho_is_the_midpoint_rule():
+    p, times = process("ve"), SIGMAS
+    steps = tuple(Step(to=t, method="parallel", space="eps", domain="rho") for t in times[1:])
+    midpoint = tuple(Step(to=t, method="midpoint", space="eps", domain="rho", moment="bh2") for t in times[1:])
+    assert_same_sampler(compile(SolverSchedule(p, times[0], steps)), compile(SolverSchedule(p, times[0], midpoint)), 1e-12)
+
+
+def test_all_numbers_of_a_step_are_learnable():
+    schedule = preset("epd", [10.0, 3.0, 1.0, 0.3], process("ve"))
+    at, clock, weight = (torch.tensor(v, dtype=F64, requires_grad=True) for v in ([0.3, 0.4, 0.5], [0.9, 1.0, 1.1], [1.0, 2.0, 0.5]))
+
+    def numbers(at: Tensor, clock: Tensor, weight: Tensor) -> Tensor:
+        table = compile(schedule, numbers={"at1": at, "clock2": clock, "weight1": weight, "direction2": clock})
+        return torch.cat([table.dense().B.flatten(), torch.stack([torch.as_tensor(e.label) for e in table.evals])])
+
+    assert torch.autograd.gradcheck(numbers, (at, clock, weight))
+
+
+# ---------------------------------------------------------------------------------------------------------------- groups
+
+
+def test_the_directions_of_a_step_are_a_group():
+    p = process("ve")
+    assert compile(preset("epd", SIGMAS, p, points=3)).groups == tuple(
+        g for i in range(5) for g in ((4 * i,), tuple(range(4 * i + 1, 4 * i + 4)))
+    )
+    free = compile(preset("epd", SIGMAS, p, answer="unit-eps")).groups
+    assert free[0] == (0, 1)
+    assert len(free) == 9
+    for name in ("ddim", "unipc-3", "heun", "ghvb", "bdia"):
+        table = compile(preset(name, SIGMAS, p))
+        assert table.groups == tuple((k,) for k in range(table.nfe))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_groups_hold_every_evaluation_once_and_none_reads_its_own_group(name: str):
+    if PRESETS[name].processes and "ve" not in PRESETS[name].processes:
+        pytest.skip("not defined on ve")
+    table = compile(preset(name, SIGMAS, process("ve")))
+    assert [k for group in table.groups for k in group] == list(range(table.nfe))
+    dense = table.dense()
+    asked = [r for r, row in enumerate(table.rows) if row.evaluation]
+    for group in table.groups:
+        for k in group:
+            assert not any(dense.B[asked[k], j] for j in group)
+
+
+def test_a_register_carries_the_need_to_wait():
+    at = Evaluation(1.0, 1.0, 1.0)
+    rows = [Row("x0", 1.0, {"xT": 1.0}, at), Row("r", 1.0, {"D0": 1.0}), Row("q", 1.0, {"xT": 2.0}), Row("a", 1.0, {"q": 1.0}, at)]
+    assert Tableau((*rows, Row("b", 1.0, {"r": 1.0, "D1": 1.0}, at), Row("end", 0.0, {"D2": 1.0}))).groups == ((0, 1), (2,))
+
+
+def test_strange_directions_are_refused_in_a_sentence():
+    p = CASES["ve"].process
+    for numbers, message in (({"at1": 1.0}, "inside"), ({"weight1": 0.0}, "sum to 0"), ({"at5": 0.5}, "has no number at5")):
+        with pytest.raises(ScheduleError, match=message):
+            compile(SolverSchedule(p, 3.0, (Step(to=1.0, method="parallel", numbers=numbers),)))
+    with pytest.raises(ScheduleError, match="1 to 4"):
+        preset("epd", SIGMAS, p, points=5)
