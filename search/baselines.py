@@ -46,14 +46,19 @@ def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
 
 
 def finer(teacher: Teacher, scored: Sequence[Known], kinds: int, count: int) -> list[Known]:
-    """About `count` more, unscored: the best `kinds` of solvers with their options, on many grids."""
+    """At least `count` more, unscored: the best `kinds` of solvers with their options, on many grids."""
     best: list[Known] = []
     for item in scored:
         if len(best) < kinds and (item.solver, item.options) not in [(b.solver, b.options) for b in best]:
             best.append(item)
-    found = list(grids(teacher.process, teacher.start, teacher.end, max(6, -(-count // max(1, len(best))) + 2)))
     seen = [(item.solver, item.options, item.grid, item.grid_options) for item in scored]
-    return [Known(b.solver, b.options, grid, g, b.nfe) for b in best for grid, g in found if (b.solver, b.options, grid, g) not in seen]
+    each = max(6, -(-count // max(1, len(best))))
+    while True:
+        found = list(grids(teacher.process, teacher.start, teacher.end, each))
+        new = [Known(b.solver, b.options, grid, g, b.nfe) for b in best for grid, g in found if (b.solver, b.options, grid, g) not in seen]
+        if len(new) >= count or not best:
+            return new
+        each += 2
 
 
 def schedule(known: Known, teacher: Teacher) -> SolverSchedule:
