@@ -146,8 +146,8 @@ def cost_of(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Cost:
 
 
 def enqueued(campaign: Campaign, known: Sequence[Known]) -> list[tuple[Params, str]]:
-    """The known solvers from which the search starts: of those that lie in the space, the best of each kind and the best few."""
-    chosen = [*baselines.best_per_solver(known), *known[:8]]
+    """The known solvers from which the search starts: of those that lie in the space, the best of the best kinds and the best few."""
+    chosen = [*baselines.best_per_solver(known)[:12], *known[:8]]
     found: list[tuple[Params, str]] = []
     for item in [item for index, item in enumerate(chosen) if item not in chosen[:index]]:
         try:
