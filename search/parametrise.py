@@ -25,7 +25,7 @@ from torch import Tensor
 from search.errors import CampaignError
 from search.space import LIMIT
 from solvers import ScheduleError, SolverSchedule, Tableau, compile
-from solvers.tableau import START, Coefficient, Row
+from solvers.tableau import START, Coefficient, Row, number
 
 LEVELS = ("times", "times+labels", "weights", "rows")
 CONSISTENCY = ("kept", "relaxed")
@@ -164,7 +164,7 @@ def settled(table: Tableau) -> Tableau:
     """The same table with floats for tensors and without terms that are zero."""
     rows: list[Row] = []
     for row in table.rows:
-        terms = {slot: float(c) + 0.0 for slot, c in row.terms.items()}
+        terms = {slot: number(c) + 0.0 for slot, c in row.terms.items()}
         e = row.evaluation
         told = e and type(e)(float(e.label), float(e.alpha), float(e.sigma), e.knobs)
         rows.append(Row(row.slot, float(row.time), {slot: c for slot, c in terms.items() if c} or terms, told))

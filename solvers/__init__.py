@@ -8,6 +8,7 @@ x = sample(denoiser, initial(range(4), (3, 32, 32), t), t)
 
 from .adaptive import Tolerance, adaptive
 from .compile import compile
+from .dpm_solver_v3 import Statistics, dpm_solver_v3
 from .errors import ScheduleError
 from .file import FittedFor, Provenance, ScheduleFile, Score, load, save
 from .grids import GRIDS, lambdas, named_grid, sigmas, times
@@ -39,6 +40,7 @@ __all__ = [
     "Score",
     "SolverSchedule",
     "State",
+    "Statistics",
     "Step",
     "Tableau",
     "Tolerance",
@@ -46,6 +48,7 @@ __all__ = [
     "advance",
     "begin",
     "compile",
+    "dpm_solver_v3",
     "draw",
     "extend",
     "growth",

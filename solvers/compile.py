@@ -16,7 +16,7 @@ from .build import Builder
 from .errors import ScheduleError
 from .registry import METHODS
 from .schedule import SolverSchedule, Step
-from .tableau import Evaluation, Row, Tableau
+from .tableau import Coefficient, Evaluation, Row, Tableau, number
 
 
 def compile(
@@ -73,11 +73,11 @@ def _without_dead_registers(rows: list[Row]) -> list[Row]:
 
 
 def _as_floats(row: Row) -> Row:
-    def number(value: float | Tensor) -> float:
-        return float(value) + 0.0  # + 0.0 turns -0.0 into 0.0, so that equal tables have equal files
+    def plain(value: Coefficient) -> float:
+        return number(value) + 0.0  # + 0.0 turns -0.0 into 0.0, so that equal tables have equal files
 
-    terms: Mapping[str, float] = {slot: number(c) for slot, c in row.terms.items()}
+    terms: Mapping[str, float] = {slot: plain(c) for slot, c in row.terms.items()}
     terms = {slot: c for slot, c in terms.items() if c} or dict(list(terms.items())[:1])
     e = row.evaluation
-    evaluation = e and Evaluation(number(e.label), number(e.alpha), number(e.sigma), e.knobs)
-    return Row(row.slot, number(row.time), terms, evaluation)
+    evaluation = e and Evaluation(plain(e.label), plain(e.alpha), plain(e.sigma), e.knobs)
+    return Row(row.slot, plain(row.time), terms, evaluation)

@@ -27,7 +27,7 @@ from .errors import ScheduleError
 from .golden import Golden, golden_run
 from .process import Process
 from .schedule import KnobName, SolverSchedule
-from .tableau import Evaluation, Row, Tableau
+from .tableau import Evaluation, Row, Tableau, number
 
 FORMAT, VERSION = "fewstep-schedule", 1
 MAX_BYTES = 1 << 20
@@ -161,7 +161,7 @@ def _row(record: RowRecord) -> Row:
 
 
 def _record(row: Row) -> RowRecord:
-    terms = tuple((slot, float(c)) for slot, c in row.terms.items())
+    terms = tuple((slot, number(c)) for slot, c in row.terms.items())
     e = row.evaluation
     return RowRecord(
         row.slot, float(row.time), terms, e and EvaluationRecord(float(e.label), float(e.alpha), float(e.sigma), dict(e.knobs))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .errors import ScheduleError
-from .tableau import START, Coefficient, Evaluation, Row, Tableau
+from .tableau import START, Evaluation, Number, Row, Tableau, scalar
 
-Terms = Mapping[str, Coefficient]
+Terms = Mapping[str, Number]
 
 
 def invert(tableau: Tableau) -> Tableau:
@@ -52,7 +52,7 @@ def invert(tableau: Tableau) -> Tableau:
             raise ScheduleError(f"This table cannot be inverted: row {row.slot!r} reads {early[0]}, asked at the state it would recover.")
         for slot in (row.slot, *states[:0:-1], *(asked_at[slot] for slot in row.terms if slot in asked_at)):
             give(slot)
-        solved.append((oldest, row.slot, row.terms))
+        solved.append((oldest, row.slot, {slot: scalar(c) for slot, c in row.terms.items()}))
         known.add(oldest)
     wanted = {slot for _, _, terms in solved for slot in terms if slot in asked_at}
     return _written(starts, solved, {asked_at[answer]: answer for answer in wanted}, evaluations, times)
@@ -66,7 +66,7 @@ def growth(inverse: Tableau) -> float:
     """
     forms: dict[str, Tensor] = {slot: unit for slot, unit in zip(inverse.starts, torch.eye(len(inverse.starts)).double(), strict=True)}
     for row in inverse.rows:
-        carried = [forms[slot] * c for slot, c in row.terms.items() if slot in forms]
+        carried = [forms[slot] * scalar(c) for slot, c in row.terms.items() if slot in forms]
         forms[row.slot] = functools.reduce(torch.add, carried)
     return float(max(form.abs().max() for form in forms.values()))
 
@@ -75,10 +75,10 @@ def _states_only(tableau: Tableau) -> list[Row]:
     """The rows of the states, with what registers hold spelled out."""
     registers, rows = dict[str, Terms](), list[Row]()
     for row in tableau.rows:
-        terms = dict[str, Coefficient]()
+        terms = dict[str, Number]()
         for slot, c in row.terms.items():
             for inner, factor in registers.get(slot, {slot: 1.0}).items():
-                terms[inner] = terms.get(inner, 0.0) + c * factor
+                terms[inner] = terms.get(inner, 0.0) + scalar(c) * factor
         if row.evaluation is None and row is not tableau.rows[-1]:
             registers[row.slot] = terms
         else:
@@ -86,7 +86,7 @@ def _states_only(tableau: Tableau) -> list[Row]:
     return rows
 
 
-def _answers(rows: list[Row]) -> tuple[dict[str, str], dict[str, Evaluation], dict[str, Coefficient]]:
+def _answers(rows: list[Row]) -> tuple[dict[str, str], dict[str, Evaluation], dict[str, Number]]:
     """Where each answer was asked; each state's evaluation; each state's time, x_T's being that of the first."""
     asked = [row for row in rows if row.evaluation is not None]
     evaluations = {row.slot: row.evaluation for row in asked if row.evaluation is not None}
@@ -99,7 +99,7 @@ def _written(
     solved: list[tuple[str, str, Terms]],
     wanted: Mapping[str, str],
     evaluations: Mapping[str, Evaluation],
-    times: Mapping[str, Coefficient],
+    times: Mapping[str, Number],
 ) -> Tableau:
     """The rows of the inverse, its answers numbered in the order in which it asks."""
     rows, answers = list[Row](), dict[str, str]()

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 
 from .errors import ScheduleError
+from .kinds import Operator
 from .noise import NoiseSource, anchor, noise_source
-from .tableau import MU, START, At, Coefficient, Row, Tableau
+from .tableau import MU, ONE, START, At, Coefficient, Row, Tableau
 
 Denoiser = Callable[..., Tensor]
 Callback = Callable[[Row, Tensor, Tensor | None], Tensor | None]
@@ -67,6 +68,8 @@ def begin(
     slots = {name: value.to(working) for name, value in given.items()}
     if tableau.anchored:
         slots[MU] = anchor(x, mu).to(working)
+    if any(ONE in row.terms for row in tableau.rows):
+        slots[ONE] = torch.ones((), dtype=working, device=x.device).expand_as(x)
     return State(tableau.rows, tableau.releases, slots, x.dtype, source, callback)
 
 
@@ -138,6 +141,8 @@ def _combine(terms: Mapping[str, Coefficient], slots: Mapping[str, Tensor], nois
     total: Tensor | None = None
     for slot, coefficient in terms.items():
         value = slots[slot] if slot in slots else noise(slot)
+        if isinstance(coefficient, Operator):
+            value, coefficient = coefficient.apply(value), 1.0
         factor = _broadcast(coefficient, value) if isinstance(coefficient, Tensor) else coefficient
         if total is None:
             total = value * factor

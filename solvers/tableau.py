@@ -3,9 +3,10 @@
     slot_r = sum over terms of coefficient * slot,      then perhaps   D_k = denoiser(slot_r, at)
 
 Slots: "xT" is where sampling starts, "x0", "x1", ... are states, "D0", "D1", ... the denoiser's answers in order, "z0", ...
-noise of unit variance, "mu" the anchor of a mean-reverting process, which is given with x_T; any other name is a register
-(compiled tables keep eps or flow outputs in "eps0", "flow0", ...).
-A coefficient is a float, or a float64 tensor: a scalar that carries a gradient, or [batch] for a batch of candidates.
+noise of unit variance, "mu" the anchor of a mean-reverting process, which is given with x_T, "one" is 1 everywhere (what it is
+multiplied with is a bias); any other name is a register (compiled tables keep eps or flow outputs in "eps0", "flow0", ...).
+A coefficient is a float, or a float64 tensor: a scalar that carries a gradient, or [batch] for a batch of candidates. An
+operator of `kinds.py` (per element, per frequency, a small matrix) may stand in its place.
 A Tableau checks itself when it is built; an illegal one cannot exist.
 """
 
@@ -20,13 +21,15 @@ import torch
 from torch import Tensor
 
 from .errors import ScheduleError
+from .kinds import Operator
 
-Coefficient = float | Tensor
-START, MU = "xT", "mu"
+Number = float | Tensor
+Coefficient = Number | Operator
+START, MU, ONE = "xT", "mu", "one"
 ANSWER = re.compile(r"D\d+")
 MAX_COEFFICIENT = 1e8
 _SLOT = re.compile(r"[A-Za-z]\w{0,31}", re.ASCII)
-_RESERVED = re.compile(r"[Dz]\d+|xT|mu")
+_RESERVED = re.compile(r"[Dz]\d+|xT|mu|one")
 
 
 class At(NamedTuple):
@@ -37,13 +40,25 @@ class At(NamedTuple):
     sigma: Tensor
 
 
+def scalar(coefficient: Coefficient) -> Number:
+    """The coefficient, if it is a number. Raises ScheduleError if it is an operator."""
+    if isinstance(coefficient, Operator):
+        raise ScheduleError(f"This table has coefficients of kind {coefficient.kind!r}; only numbers are possible here.")
+    return coefficient
+
+
+def number(coefficient: Coefficient) -> float:
+    """A coefficient as a float. Raises ScheduleError if it is an operator."""
+    return float(scalar(coefficient))
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One call of the denoiser at the state its row wrote. The label may differ from the state's time."""
 
-    label: Coefficient
-    alpha: Coefficient
-    sigma: Coefficient
+    label: Number
+    alpha: Number
+    sigma: Number
     knobs: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @functools.cached_property
@@ -57,7 +72,7 @@ class Row:
     """Writes `slot`, the state at `time`, as a sum of `terms`; then evaluates there if `evaluation` is given."""
 
     slot: str
-    time: Coefficient
+    time: Number
     terms: Mapping[str, Coefficient]
     evaluation: Evaluation | None = None
 
@@ -65,7 +80,8 @@ class Row:
 class Dense(NamedTuple):
     """x_r = a_r x_T + sum_j B_rj D_j + sum_m G_rm xi_m + M_r mu + bias_r, a row per row of the table, float64.
 
-    Shapes: a, M, bias [rows], B [rows, NFE], G [rows, noises]; a table of batched coefficients puts its batch axis last.
+    Shapes: a, M, bias [rows], B [rows, NFE], G [rows, noises]; a table of batched coefficients puts its batch axis last, one
+    of operators the values of their kind.
     """
 
     a: Tensor
@@ -84,12 +100,12 @@ class Tableau:
 
     rows: tuple[Row, ...]
     starts: tuple[str, ...] = (START,)
-    sigma: Coefficient | None = None
+    sigma: Number | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ScheduleError("A table needs at least one row.")
-        known, answers = {*self.starts, MU}, 0
+        known, answers = {*self.starts, MU, ONE}, 0
         for number, row in enumerate(self.rows):
             where = f"row {number} ({row.slot!r})"
             if not _SLOT.fullmatch(row.slot) or _RESERVED.fullmatch(row.slot) or row.slot in known:
@@ -99,7 +115,7 @@ class Tableau:
             for slot, coefficient in row.terms.items():
                 if slot not in known and not re.fullmatch(r"z\d+", slot):
                     raise ScheduleError(f"{where} reads {slot!r}, which no earlier row has written.")
-                if not isinstance(coefficient, Tensor) and not abs(coefficient) <= MAX_COEFFICIENT:
+                if isinstance(coefficient, float | int) and not abs(coefficient) <= MAX_COEFFICIENT:
                     raise ScheduleError(
                         f"{where} weighs {slot!r} by {coefficient:g}; a coefficient is finite and at most {MAX_COEFFICIENT:g}."
                     )
@@ -120,7 +136,7 @@ class Tableau:
         return tuple(row.evaluation for row in self.rows if row.evaluation is not None)
 
     @property
-    def initial_sigma(self) -> Coefficient:
+    def initial_sigma(self) -> Number:
         """The sigma of x_T: of the first evaluation, unless the first step goes without one."""
         if self.sigma is not None:
             return self.sigma
@@ -151,7 +167,7 @@ class Tableau:
         return tuple(groups)
 
     @property
-    def times(self) -> tuple[Coefficient, ...]:
+    def times(self) -> tuple[Number, ...]:
         """The time of the state each row writes."""
         return tuple(row.time for row in self.rows)
 
@@ -182,18 +198,27 @@ class Tableau:
         """Compose the rows to their closed form, which identifies the sampler. Raises ScheduleError unless it starts from x_T alone."""
         if self.starts != (START,):
             raise ScheduleError(f"The closed form is that of a table that starts from xT; this one starts from {', '.join(self.starts)}.")
-        noises = list(self.noises)
-        columns = [START, *(f"D{k}" for k in range(self.nfe)), *noises, MU]
-        batch = max((len(c) for row in self.rows for c in row.terms.values() if isinstance(c, Tensor) and c.ndim), default=0)
-        shape = (batch,) if batch else ()
-        forms = {slot: torch.zeros(len(columns), *shape, dtype=torch.float64) for slot in columns}
+        columns = [START, *(f"D{k}" for k in range(self.nfe)), *self.noises, MU, ONE]
+        coefficients = [c for row in self.rows for c in row.terms.values()]
+        operators = [c for c in coefficients if isinstance(c, Operator)]
+        if len({type(c) for c in operators}) > 1:
+            raise ScheduleError("Operators of different kinds do not compose to a closed form.")
+        batch = max((len(c) for c in coefficients if isinstance(c, Tensor) and c.ndim), default=0)
+        unit = operators[0].identity() if operators else torch.ones((batch,) if batch else (), dtype=torch.float64)
+        forms = {slot: torch.zeros(len(columns), *unit.shape, dtype=torch.float64) for slot in columns}
         for index, slot in enumerate(columns):
-            forms[slot][index] = 1.0
+            forms[slot][index] = unit
         for row in self.rows:
-            terms = [forms[slot] * (c.double() if isinstance(c, Tensor) else c) for slot, c in row.terms.items()]
+            terms = [_composed(c, forms[slot]) for slot, c in row.terms.items()]
             forms[row.slot] = functools.reduce(torch.add, terms)
         table = torch.stack([forms[row.slot] for row in self.rows])
-        return Dense(table[:, 0], table[:, 1 : 1 + self.nfe], table[:, 1 + self.nfe : -1], table[:, -1], torch.zeros_like(table[:, 0]))
+        return Dense(table[:, 0], table[:, 1 : 1 + self.nfe], table[:, 1 + self.nfe : -2], table[:, -2], table[:, -1])
+
+
+def _composed(coefficient: Coefficient, form: Tensor) -> Tensor:
+    if isinstance(coefficient, Operator):
+        return coefficient.after(form)
+    return form * (coefficient.double() if isinstance(coefficient, Tensor) else coefficient)
 
 
 def _check_evaluation(evaluation: Evaluation, where: str) -> None:

@@ -1,0 +1,121 @@
+"""Coefficients that are not numbers: linear operators on one sample, the same for every sample of a batch.
+
+    Field     "tensor"  a factor per element                                 x * values              values [*sample]
+    Spectral  "dct"     a factor per frequency, in an orthonormal cosine basis over the last axes of the sample
+                        C^T (values * (C x))                                                         values [*last axes]
+    Matrix    "matrix"  a small matrix along one axis of the sample          values @ x              values [n, n]
+
+Numbers stay the fast path: an executor meets an operator in one line, and `apply` is the only place that knows the kinds.
+Operators of one kind compose among themselves (that is what a closed form needs); those of two kinds do not.
+DPM-Solver-v3 (Zheng et al. 2023) has coefficients per element. gDDIM (Zhang et al. 2023) has them in the two other kinds:
+    blurring diffusion  x = C^T (alpha_k C x0) + sigma eps with an alpha per frequency k, and so a number per frequency in every
+                        row; DDIM's are sigma_t / sigma_s and Spectral(alpha_t - alpha_s sigma_t / sigma_s)
+    critically damped   u = (x, v): u_t = Psi(t, s) u_s + sum_j C_j eps_j, C_j = integral of Psi(t, r) G G^T R^-T l_j(r) / 2 dr,
+    Langevin dynamics   Matrix(Psi), Matrix(C_j) along the axis that holds position and velocity, R R^T the covariance of u
+No preset writes these rows yet.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .errors import ScheduleError
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """Base of the kinds; values are float64."""
+
+    values: Tensor
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not bool(torch.isfinite(self.values).all()):
+            raise ScheduleError(f"A coefficient of kind {self.kind!r} holds a number that is not finite.")
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The operator on every sample of x [batch, ...]. Raises ScheduleError where their shapes do not fit."""
+        raise NotImplementedError
+
+    def after(self, values: Tensor) -> Tensor:
+        """The values of this operator after another of its kind."""
+        return self.values * values
+
+    def identity(self) -> Tensor:
+        """The values of the operator that changes nothing."""
+        return torch.ones_like(self.values)
+
+    def misfit(self, x: Tensor) -> ScheduleError:
+        """What to say when it cannot be applied."""
+        return ScheduleError(
+            f"A coefficient of kind {self.kind!r} and shape {tuple(self.values.shape)} does not fit samples {tuple(x.shape[1:])}."
+        )
+
+
+class Field(Operator):
+    """A factor per element."""
+
+    kind = "tensor"
+
+    def apply(self, x: Tensor) -> Tensor:
+        """See `Operator`."""
+        if self.values.shape != x.shape[1:]:
+            raise self.misfit(x)
+        return x * self.values.to(x)
+
+
+class Spectral(Operator):
+    """A factor per frequency of the orthonormal DCT-II over the last axes, as many as `values` has."""
+
+    kind = "dct"
+
+    def apply(self, x: Tensor) -> Tensor:
+        """See `Operator`."""
+        axes = range(-self.values.ndim, 0)
+        if self.values.shape != x.shape[1:][-self.values.ndim :]:
+            raise self.misfit(x)
+        bases = [cosines(x.shape[axis]).to(x) for axis in axes]
+        for axis, basis in zip(axes, bases, strict=True):
+            x = _along(basis, x, axis)
+        x = x * self.values.to(x)
+        for axis, basis in zip(axes, bases, strict=True):
+            x = _along(basis.T, x, axis)
+        return x
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix(Operator):
+    """A matrix along `axis` of the sample (0 is its first)."""
+
+    axis: int = 0
+    kind = "matrix"
+
+    def apply(self, x: Tensor) -> Tensor:
+        """See `Operator`."""
+        if not self.axis < x.ndim - 1 or self.values.shape != 2 * x.shape[1 + self.axis : 2 + self.axis]:
+            raise self.misfit(x)
+        return _along(self.values.to(x), x, 1 + self.axis)
+
+    def after(self, values: Tensor) -> Tensor:
+        """See `Operator`."""
+        return self.values @ values
+
+    def identity(self) -> Tensor:
+        """See `Operator`."""
+        return torch.eye(len(self.values), dtype=self.values.dtype)
+
+
+def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    return (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+
+
+@functools.lru_cache(maxsize=16)
+def cosines(size: int) -> Tensor:
+    """The orthonormal DCT-II matrix [frequency, place]."""
+    place = torch.arange(size, dtype=torch.float64)
+    basis = (math.pi * (place + 0.5) * place[:, None] / size).cos() * (2 / size) ** 0.5
+    return torch.cat([basis[:1] / 2**0.5, basis[1:]])

@@ -1,0 +1,140 @@
+"""The statistics of a model that DPM-Solver-v3 integrates with: `python -m teacher.statistics digits --knots 120 --samples 64`.
+
+Per element and at lambdas uniform between the teacher's start and end (Zheng et al. 2023, eq. 6 and 11), over its own images with noise:
+
+    l = E[diag of sigma d eps / dx] = 1 - alpha E[diag dD/dx]      by Rademacher probes v: E[v (D(x + h v) - D(x - h v)) / 2h]
+    s, b = the least squares of df/dlambda on f                    f = (1 - l) y - D,  y = x / alpha,  dy/dlambda = D - y
+
+The network is asked as a black box, five times per sample and knot: derivatives are central differences, df/dlambda along the
+trajectory. Results are kept in a content-addressed safetensors file.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from solvers import At, draw
+from solvers.dpm_solver_v3 import Statistics
+from teacher import cache, models, trajectories
+from teacher.denoiser import Teacher
+from teacher.errors import TeacherError
+
+WIDTH = 0.02  # in lambda, of the difference along the trajectory
+REACH = 0.05  # in sigmas, of the difference between states
+NAMES = ("y", "D", "slope")
+
+
+def facts_of(teacher: Teacher, knots: int, samples: int) -> dict[str, object]:
+    """What decides the statistics."""
+    return {
+        "statistics": 1,
+        "model": teacher.digest,
+        "process": repr(teacher.process),
+        "span": [teacher.start, teacher.end],
+        "knobs": list(teacher.knobs),
+        "knots": knots,
+        "samples": samples,
+    }
+
+
+def statistics(
+    teacher: Teacher,
+    knots: int = 120,
+    samples: int = 64,
+    root: Path = cache.ROOT,
+    tolerance: float = 1e-3,
+    report: Callable[[int], None] = lambda done: None,
+) -> Statistics:
+    """From the cache, or measured now on the images of the first `samples` seeds of the block `fit`. Raises TeacherError."""
+    low, high = (float(teacher.process.lambda_of(t)) for t in (teacher.start, teacher.end))
+    if not -float("inf") < low < high < float("inf") or knots < 3:
+        raise TeacherError("Statistics need three knots or more between a start with alpha > 0 and an end with sigma > 0.")
+
+    def measure() -> dict[str, Tensor]:
+        seeds = trajectories.seeds_of("fit", samples)
+        images = trajectories.targets(teacher, "fit", samples, tolerance, root).images.double()
+        lambdas = torch.linspace(low, high, knots, dtype=torch.float64)
+        found: list[tuple[Tensor, Tensor]] = []
+        for k, lambda_ in enumerate(lambdas.clamp(low + WIDTH, high - WIDTH).tolist()):
+            found.append(_moments(teacher, lambda_, images, seeds, k))
+            report(k + 1)
+        diagonal, moments = (torch.stack(column) for column in zip(*found, strict=True))
+        l, s, b = fit(lambdas, diagonal, moments)  # noqa: E741
+        return {"lambdas": lambdas, "l": l, "s": s, "b": b}
+
+    return Statistics(**cache.fetch(root, facts_of(teacher, knots, samples), measure))
+
+
+def load(path: Path) -> Statistics:
+    """Statistics from a file that `statistics` wrote. Raises TeacherError."""
+    try:
+        return Statistics(**load_file(path))
+    except Exception as error:
+        raise TeacherError(f"{path} holds no statistics: {error}.") from None
+
+
+@torch.no_grad()
+def _moments(teacher: Teacher, lambda_: float, images: Tensor, seeds: tuple[int, ...], knot: int) -> tuple[Tensor, Tensor]:
+    """E[diag dD/dx] [*shape], and [12, *shape]: the means of y, D and D's slope along the trajectory, and of their products."""
+    process, (middle, before, after) = teacher.process, (lambda_, lambda_ - WIDTH, lambda_ + WIDTH)
+    cond, knobs = teacher.conditions(list(seeds)), dict(teacher.knobs)
+    alpha, sigma = (f(process.time_of(middle)) for f in (process.alpha, process.sigma))
+
+    def asked(at_lambda: float, x: Tensor) -> Tensor:
+        time, parts = process.time_of(at_lambda), list[Tensor]()
+        at = At(time, process.alpha(time), process.sigma(time))
+        for first in range(0, len(x), trajectories.SHARD):
+            chosen = slice(first, first + trajectories.SHARD)
+            parts.append(teacher.denoiser(x[chosen].float(), at, cond=None if cond is None else cond[chosen], **knobs).double())
+        return torch.cat(parts)
+
+    x = alpha * images + sigma * draw(seeds, teacher.shape, f"statistics {knot}", torch.float64)
+    signs = draw(seeds, teacher.shape, f"signs {knot}", torch.float64).sign()
+    y, denoised = x / alpha, asked(middle, x)
+    reach = REACH * sigma
+    diagonal = (signs * (asked(middle, x + reach * signs) - asked(middle, x - reach * signs)) / (2 * reach)).mean(0)
+    ahead, behind = (
+        asked(to, process.alpha(process.time_of(to)) * (y + way * WIDTH * (denoised - y))) for to, way in ((after, 1), (before, -1))
+    )
+    values = torch.stack([y, denoised, (ahead - behind) / (2 * WIDTH)])
+    products = (values[:, None] * values[None]).mean(2).flatten(0, 1)
+    return diagonal * alpha, torch.cat([values.mean(1), products])
+
+
+def fit(lambdas: Tensor, diagonal: Tensor, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """l, s, b [K, *shape] from the diagonal of alpha dD/dx and the moments at every knot."""
+    l = 1 - diagonal  # noqa: E741
+    (change,) = torch.gradient(l, spacing=(lambdas,), dim=0)
+    mean, second = moments[:, :3], moments[:, 3:].unflatten(1, (3, 3))
+    covariance = second - mean[:, :, None] * mean[:, None]
+    one = torch.ones_like(l)
+    f = torch.stack([1 - l, -one, 0 * one], 1)  # in terms of y, D and the slope of D
+    f_slope = torch.stack([-change - (1 - l), 1 - l, -one], 1)
+    variance, shared = (torch.einsum("ki...,kij...,kj...->k...", f, covariance, other) for other in (f, f_slope))
+    size = torch.einsum("ki...,kij...,kj...->k...", f, second, f)
+    s = torch.where(variance > 1e-6 * size, shared / variance, 0.0)  # a constant f says nothing of s
+    return l, s, (mean * f_slope).sum(1) - s * (mean * f).sum(1)
+
+
+def main() -> None:
+    """Parse, measure with a line of progress, and print where the file is."""
+    parser = argparse.ArgumentParser(prog="python -m teacher.statistics", description="Measure the statistics for DPM-Solver-v3.")
+    parser.add_argument("model", help="as in search.py model.name=...")
+    parser.add_argument("--knots", type=int, default=120)
+    parser.add_argument("--samples", type=int, default=64)
+    said = parser.parse_args()
+    try:
+        teacher = models.load(said.model)
+        statistics(teacher, said.knots, said.samples, report=lambda k: print(f"\rknot {k} of {said.knots}", end="", file=sys.stderr))
+    except TeacherError as error:
+        sys.exit(f"error: {error}")
+    print(cache.ROOT / f"{cache.key_of(facts_of(teacher, said.knots, said.samples))}.safetensors")
+
+
+if __name__ == "__main__":
+    main()
