@@ -23,11 +23,6 @@ from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
 
-def visible(tableau: Tableau) -> list[int]:
-    """The rows an outsider sees: where the denoiser is asked, and the sample."""
-    return [*(i for i, row in enumerate(tableau.rows) if row.evaluation), len(tableau.rows) - 1]
-
-
 def stack(tableaus: Sequence[Tableau], repeats: int) -> Tableau:
     """One table for a batch of len(tableaus) * repeats samples: the closed forms side by side, [batch] coefficients.
 
@@ -38,8 +33,9 @@ def stack(tableaus: Sequence[Tableau], repeats: int) -> Tableau:
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).repeat_interleave(repeats)
 
-    a = torch.stack([t.dense().a[visible(t)] for t in tableaus], -1).repeat_interleave(repeats, -1)
-    b = torch.stack([t.dense().B[visible(t)] for t in tableaus], -1).repeat_interleave(repeats, -1)
+    forms = [t.dense().at(t.visible) for t in tableaus]
+    a = torch.stack([form.a for form in forms], -1).repeat_interleave(repeats, -1)
+    b = torch.stack([form.B for form in forms], -1).repeat_interleave(repeats, -1)
     rows: list[Row] = []
     for r in range(nfe + 1):
         evaluation = None
@@ -54,7 +50,7 @@ def prefixes(tableau: Tableau) -> list[tuple[Any, ...]]:
     """One key per evaluation: two candidates of one batch are asked the same there if and only if their keys are equal."""
     dense, so_far = tableau.dense(), ()
     keys: list[tuple[Any, ...]] = []
-    for r, (row, asked) in enumerate(zip(visible(tableau), tableau.evals, strict=False)):
+    for r, (row, asked) in enumerate(zip(tableau.visible, tableau.evals, strict=False)):
         state = (float(dense.a[row]), *dense.B[row, :r].tolist())
         so_far = (*so_far, (*state, float(asked.label), float(asked.alpha), float(asked.sigma), *sorted(asked.knobs.items())))
         keys.append(so_far)

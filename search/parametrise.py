@@ -25,7 +25,7 @@ from torch import Tensor
 from search.errors import CampaignError
 from search.space import LIMIT
 from solvers import ScheduleError, SolverSchedule, Tableau, compile
-from solvers.tableau import START, Coefficient, Row, number
+from solvers.tableau import START, Coefficient, Row
 
 LEVELS = ("times", "times+labels", "weights", "rows")
 CONSISTENCY = ("kept", "relaxed")
@@ -80,10 +80,9 @@ class Parametrisation:
     @functools.cached_property
     def _forms(self) -> list[tuple[int, int]]:
         """For each evaluated state and the end: its row in the compiled table, and the state x_s it is written from."""
-        rows = compile(self.schedule).rows
-        index = [i for i, row in enumerate(rows) if row.evaluation or row is rows[-1]]
-        sigmas = [float(self.schedule.process.sigma(rows[i].time)) for i in index]
-        return [(i, max((s for s in range(r) if sigmas[s] > sigmas[r] * (1 + 1e-9)), default=0)) for r, i in enumerate(index)]
+        table = compile(self.schedule)
+        sigmas = [float(self.schedule.process.sigma(table.rows[i].time)) for i in table.visible]
+        return [(i, max((s for s in range(r) if sigmas[s] > sigmas[r] * (1 + 1e-9)), default=0)) for r, i in enumerate(table.visible)]
 
     def times_and_labels(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Times [N + 1] and labels [N]: the schedule's own plus what theta moves them by, which is nothing at zero."""
@@ -157,15 +156,4 @@ class Parametrisation:
     def table(self, theta: Tensor) -> Tableau:
         """The table at theta in floats, as it is saved. Raises ScheduleError where two times have met."""
         recipe = self.recipe(theta)
-        return compile(recipe) if not self.deltas else settled(self(theta))
-
-
-def settled(table: Tableau) -> Tableau:
-    """The same table with floats for tensors and without terms that are zero."""
-    rows: list[Row] = []
-    for row in table.rows:
-        terms = {slot: number(c) + 0.0 for slot, c in row.terms.items()}
-        e = row.evaluation
-        told = e and type(e)(float(e.label), float(e.alpha), float(e.sigma), e.knobs)
-        rows.append(Row(row.slot, float(row.time), {slot: c for slot, c in terms.items() if c} or terms, told))
-    return Tableau(tuple(rows))
+        return compile(recipe) if not self.deltas else self(theta).settled()

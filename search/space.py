@@ -143,8 +143,4 @@ def table_distance(ours: Tableau, theirs: Tableau) -> float:
     if ours.nfe != theirs.nfe:
         return float("inf")
     worst = max(abs(float(a.label) - float(b.label)) / float(a.sigma) for a, b in zip(ours.evals, theirs.evals, strict=True))
-    forms = [(t.dense(), [*(i for i, row in enumerate(t.rows) if row.evaluation), len(t.rows) - 1]) for t in (ours, theirs)]
-    for name in ("a", "B"):
-        x, y = (getattr(dense, name)[index] for dense, index in forms)
-        worst = max(worst, float((x - y).abs().max() / x.abs().max().clamp_min(1)))
-    return worst
+    return max(worst, ours.apart(theirs))

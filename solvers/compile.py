@@ -16,7 +16,7 @@ from .build import Builder
 from .errors import ScheduleError
 from .registry import METHODS
 from .schedule import SolverSchedule, Step
-from .tableau import Coefficient, Evaluation, Row, Tableau, number
+from .tableau import Row, Tableau
 
 
 def compile(
@@ -62,7 +62,7 @@ def compile(
     if schedule.process.anchored:
         rows = anchored(rows, builder.states)
     if times is None and labels is None and not given:
-        rows = [_as_floats(row) for row in rows]
+        rows = [row.settled() for row in rows]
     return Tableau(tuple(rows), sigma=None if rows[0].evaluation else float(schedule.process.sigma(schedule.start)))
 
 
@@ -70,14 +70,3 @@ def _without_dead_registers(rows: list[Row]) -> list[Row]:
     """Drop rows that neither evaluate nor are read."""
     read = {slot for row in rows for slot in row.terms}
     return [row for row in rows if row.evaluation or row.slot in read or row is rows[-1]]
-
-
-def _as_floats(row: Row) -> Row:
-    def plain(value: Coefficient) -> float:
-        return number(value) + 0.0  # + 0.0 turns -0.0 into 0.0, so that equal tables have equal files
-
-    terms: Mapping[str, float] = {slot: plain(c) for slot, c in row.terms.items()}
-    terms = {slot: c for slot, c in terms.items() if c} or dict(list(terms.items())[:1])
-    e = row.evaluation
-    evaluation = e and Evaluation(plain(e.label), plain(e.alpha), plain(e.sigma), e.knobs)
-    return Row(row.slot, plain(row.time), terms, evaluation)

@@ -286,7 +286,4 @@ def recipe_distance(tableau: Tableau, recipe: SolverSchedule) -> float:
 
     Relative to the largest coefficient where that is above one; infinite if their shapes differ.
     """
-    pairs = list(zip(tableau.dense(), compile(recipe).dense(), strict=True))
-    if any(x.shape != y.shape for x, y in pairs):
-        return float("inf")
-    return max((float((x - y).abs().max() / x.abs().max().clamp_min(1)) for x, y in pairs if x.numel()), default=0.0)
+    return tableau.dense().apart(compile(recipe).dense())

@@ -13,8 +13,8 @@ A Tableau checks itself when it is built; an illegal one cannot exist.
 import functools
 import itertools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -76,6 +76,14 @@ class Row:
     terms: Mapping[str, Coefficient]
     evaluation: Evaluation | None = None
 
+    def settled(self) -> "Row":
+        """The same row with floats for tensors and without terms that are zero. Raises ScheduleError if one is an operator."""
+        terms = {slot: number(c) + 0.0 for slot, c in self.terms.items()}  # + 0.0 turns -0.0 into 0.0: equal tables have equal files
+        terms = {slot: c for slot, c in terms.items() if c} or dict(list(terms.items())[:1])
+        e = self.evaluation
+        told = e and Evaluation(number(e.label), number(e.alpha), number(e.sigma), e.knobs)
+        return Row(self.slot, number(self.time), terms, told)
+
 
 class Dense(NamedTuple):
     """x_r = a_r x_T + sum_j B_rj D_j + sum_m G_rm xi_m + M_r mu + bias_r, a row per row of the table, float64.
@@ -89,6 +97,17 @@ class Dense(NamedTuple):
     G: Tensor
     M: Tensor
     bias: Tensor
+
+    def at(self, rows: Sequence[int]) -> "Dense":
+        """Some of the rows."""
+        return Dense(*(part[list(rows)] for part in self))
+
+    def apart(self, other: "Dense") -> float:
+        """The largest difference, relative to a part's largest number where that is above one; infinite if shapes differ."""
+        pairs = list(zip(self, other, strict=True))
+        if any(x.shape != y.shape for x, y in pairs):
+            return float("inf")
+        return max((float((x - y).abs().max() / x.abs().max().clamp_min(1)) for x, y in pairs if x.numel()), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -166,6 +185,16 @@ class Tableau:
                 groups[-1], fresh = (*groups[-1], number), fresh | {f"D{number}"}
         return tuple(groups)
 
+    @functools.cached_property
+    def visible(self) -> tuple[int, ...]:
+        """The rows an outsider sees, by number: where the denoiser is asked, and the sample."""
+        return tuple(i for i, row in enumerate(self.rows) if row.evaluation is not None or i + 1 == len(self.rows))
+
+    @property
+    def asked(self) -> tuple[float, ...]:
+        """The time of every state that is evaluated, which need not be the one the network is told."""
+        return tuple(float(row.time) for row in self.rows if row.evaluation is not None)
+
     @property
     def times(self) -> tuple[Number, ...]:
         """The time of the state each row writes."""
@@ -213,6 +242,14 @@ class Tableau:
             forms[row.slot] = functools.reduce(torch.add, terms)
         table = torch.stack([forms[row.slot] for row in self.rows])
         return Dense(table[:, 0], table[:, 1 : 1 + self.nfe], table[:, 1 + self.nfe : -2], table[:, -2], table[:, -1])
+
+    def settled(self) -> "Tableau":
+        """The same table with floats for tensors, as it is saved."""
+        return replace(self, rows=tuple(row.settled() for row in self.rows))
+
+    def apart(self, other: "Tableau") -> float:
+        """How far two tables are apart as an outsider sees them, by `Dense.apart` on the visible rows."""
+        return self.dense().at(self.visible).apart(other.dense().at(other.visible))
 
 
 def _composed(coefficient: Coefficient, form: Tensor) -> Tensor:

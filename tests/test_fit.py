@@ -11,7 +11,7 @@ from oracle import EVERYWHERE
 from search.errors import CampaignError
 from search.fit import Fit, Learner, Point
 from search.losses import LOSSES, Loss
-from search.parametrise import CONSISTENCY, LEVELS, Parametrisation, settled
+from search.parametrise import CONSISTENCY, LEVELS, Parametrisation
 from search.perceptual import PerceptualError
 from search.residuals import Batch, batches, jacobians, linearise
 from search.space import table_distance
@@ -39,7 +39,7 @@ def test_iteration_zero_is_the_schedule_itself(scene, name, level, consistency):
     schedule = start(scene[0], name)
     form = Parametrisation(schedule, level, consistency)
     assert table_distance(form.table(form.zeros()), compile(schedule)) < 1e-14
-    assert table_distance(settled(form(form.zeros())), compile(schedule)) < 1e-14
+    assert table_distance(form(form.zeros()).settled(), compile(schedule)) < 1e-14
 
 
 def moved(form, scale=0.1):
@@ -54,7 +54,7 @@ def test_levels_are_nested_so_that_zeros_change_nothing(scene, consistency):
     for less, more in itertools.pairwise(forms):
         theta = moved(less)
         padded = torch.cat([theta, torch.zeros(more.count - less.count, dtype=torch.float64)])
-        assert table_distance(settled(less(theta)), settled(more(padded))) < 1e-12
+        assert table_distance(less(theta).settled(), more(padded).settled()) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["dpmpp-2m", "ipndm", "heun"])

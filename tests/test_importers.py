@@ -18,7 +18,7 @@ from solvers import ScheduleError, compile, draw, load, preset, process, sample,
 from solvers import sigmas as grid
 from solvers.__main__ import answer, parser
 from solvers.adapters.scheduler_config import scheduler_config
-from solvers.commands.diff import diff, distance
+from solvers.commands.diff import diff
 from solvers.commands.interpolate import interpolated
 from solvers.importers.black_box import probe_k_diffusion, probe_scheduler
 from solvers.importers.document import Asked, Betas, process_of, read
@@ -81,7 +81,7 @@ def test_neuralsolver_with_adams_bashforth_weights_is_the_euler_and_the_two_step
     times = [1.0, 0.9, 0.7, 0.4, 0.0]
     euler, where = from_neuralsolver({"c": [[0.0] * 4] * 4, "timedeltas": deltas}, Asked())
     assert where == FLOW
-    assert distance(euler, compile(preset("euler", times, FLOW))) < 1e-12
+    assert euler.apart(compile(preset("euler", times, FLOW))) < 1e-12
 
     def slope(x: Tensor, t: float) -> Tensor:  # flow velocity, data minus noise, from the answer of some denoiser
         return (anisotropic()(x, at_flow(t)) - x) / t
@@ -124,7 +124,7 @@ def test_a_general_table_that_spells_out_ddim_is_ddim(prediction: Any):
     assert [e.label for e in table.evals] == labels
     with pytest.raises(ScheduleError, match="no prediction"):
         from_gs({"times": TIMES, "a": a, "c": c}, Asked(VP))
-    assert distance(compile(preset("ddim", TIMES, VP)), table) < 1e-12
+    assert table.apart(compile(preset("ddim", TIMES, VP))) < 1e-12
 
 
 # ------------------------------------------------------------------------------------------------------------------ USF
@@ -169,7 +169,7 @@ def decision(orders: list[int], kind: str, corrector: str = "no_corrector", **mo
 )
 def test_known_samplers_written_as_usf_decisions_are_those_samplers(words: dict, name: str, options: dict):
     table, _ = from_usf(words, Asked(VP))
-    assert distance(compile(preset(name, TIMES, VP, **options)), table) < 1e-10
+    assert table.apart(compile(preset(name, TIMES, VP, **options))) < 1e-10
 
 
 def test_a_usf_step_relaxes_its_first_derivative_linearly_and_an_analytic_first_step_saves_an_evaluation():

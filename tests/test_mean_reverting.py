@@ -12,7 +12,7 @@ from oracle import CASES, mixture
 from torch import Tensor
 
 import solvers.prediction as prediction
-from solvers import PRESETS, At, ScheduleError, Tableau, compile, draw, initial, load, preset, probe, process, sample, save
+from solvers import PRESETS, At, ScheduleError, compile, draw, initial, load, preset, probe, process, sample, save
 from solvers.process import name_of
 
 F64 = torch.float64
@@ -25,10 +25,6 @@ EVERY = [name for name, known in PRESETS.items() if not known.processes or "mean
 def denoiser(x: Tensor, at: At) -> Tensor:
     """E[x0 | x] where x0 - mu is the mixture."""
     return MU + mixture()(x - MU, at)
-
-
-def states(table: Tableau) -> list[int]:
-    return [i for i, row in enumerate(table.rows) if row.evaluation or i + 1 == len(table.rows)]
 
 
 def mrs(times: list[float], x: Tensor, xi: list[Tensor], kind: str, space: str, order: int, alpha_end: float, sigma_inf: float) -> Tensor:
@@ -90,7 +86,7 @@ def test_mrs_presets_are_the_formulas_of_their_paper(name: str, kind: str, order
 @pytest.mark.parametrize("clean", [False, True], ids=["noisy end", "clean end"])
 def test_the_mu_column_makes_up_for_all_others_and_is_what_sampling_reads(name: str, clean: bool):
     table = compile(preset(name, CASE.grid(6, clean), CASE.process))
-    dense, rows = table.dense(), states(table)
+    dense, rows = table.dense(), list(table.visible)
     size = max(1.0, float(dense.a.abs().max()), float(dense.B.abs().max()))
     assert (dense.M + dense.a + dense.B.sum(1) - 1)[rows].abs().max() < 1e-12 * size
 

@@ -57,17 +57,11 @@ def tables_of(case: Case, name: str, steps: int, clean: bool) -> Tableau:
     return compile(preset(name, case.grid(steps, clean), case.process))
 
 
-def evaluated_rows(table: Tableau) -> list[int]:
-    """The rows an outsider can see: those where the denoiser is asked, and the sample."""
-    return [i for i, row in enumerate(table.rows) if row.evaluation or i + 1 == len(table.rows)]
-
-
 def assert_same_sampler(one: Tableau, other: Tableau, bound: float = 1e-12) -> None:
     """Equal closed forms and evaluations: the same sampler, however its rows are written."""
-    ours, theirs = one.dense(), other.dense()
-    rows, others = evaluated_rows(one), evaluated_rows(other)
-    for mine, yours in ((ours.a, theirs.a), (ours.B, theirs.B), (ours.G, theirs.G)):
-        torch.testing.assert_close(mine[rows], yours[others], rtol=bound, atol=bound)
+    ours, theirs = one.dense().at(one.visible), other.dense().at(other.visible)
+    for mine, yours in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, yours, rtol=bound, atol=bound)
     for e, f in zip(one.evals, other.evals, strict=True):
         torch.testing.assert_close(float64([e.alpha, e.sigma]), float64([f.alpha, f.sigma]), rtol=bound, atol=bound)
 
@@ -282,9 +276,9 @@ def test_the_ends_are_the_limits_of_times_close_to_them(space: str, domain: str,
         return compile(SolverSchedule(p, start, steps))
 
     def distance(one: Tableau, other: Tableau) -> float:
-        rows, ours, theirs = evaluated_rows(one), one.dense(), other.dense()
+        ours, theirs = one.dense().at(one.visible), other.dense().at(other.visible)
         assert one.nfe == other.nfe
-        return max(float((x[rows] - y[evaluated_rows(other)]).abs().max()) for x, y in ((ours.a, theirs.a), (ours.B, theirs.B)))
+        return max(float((x - y).abs().max()) for x, y in ((ours.a, theirs.a), (ours.B, theirs.B)))
 
     exact = table(times[0], times[-1])
     if p.t_clean == 0:  # vp-discrete jumps to its clean end
@@ -667,7 +661,7 @@ def test_first_order_is_ddim_in_every_space_and_domain(space: str, domain: str, 
         table = compile(SolverSchedule(case.process, times[0], steps))
         dense, ddim = table.dense(), compile(preset("ddim", times, case.process)).dense()
         size = max(1.0, float(dense.B.abs().max()))
-        rows = evaluated_rows(table)
+        rows = list(table.visible)
         assert (dense.a[rows] - ddim.a).abs().max() <= 1e-12 * size
         assert (dense.B[rows] - ddim.B).abs().max() <= 1e-12 * size
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import torch
 from oracle import CASES, Case, anisotropic
-from test_solver_laws import assert_same_sampler, evaluated_rows, point_mass_defect
+from test_solver_laws import assert_same_sampler, point_mass_defect
 from torch import Tensor
 
 from solvers import At, ScheduleError, SolverSchedule, Step, compile, initial, load, preset, probe, sample, save
@@ -246,7 +246,7 @@ def test_a_guess_of_unit_data_is_the_scaled_state_itself():
     alpha, sigma = (f(torch.tensor([0.9, 0.5], dtype=F64)) for f in (p.alpha, p.sigma))
     expected = alpha[1] / alpha[0] + sigma[1] - alpha[1] * sigma[0] / alpha[0]  # eps = x
     assert sum(first.terms.values()) == pytest.approx(float(expected), rel=1e-12)
-    assert evaluated_rows(compile(SolverSchedule(p, 0.9, steps)))[0] > 0
+    assert compile(SolverSchedule(p, 0.9, steps)).visible[0] > 0
 
 
 def test_strange_decisions_are_refused_in_a_sentence():

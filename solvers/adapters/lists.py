@@ -13,7 +13,7 @@ def state_times(file: ScheduleFile) -> list[float]:
     """The time of every state that is evaluated. Raises ScheduleError where x_T is none of them: a list could not say its sigma."""
     if file.tableau.rows[0].evaluation is None:
         raise ScheduleError("This schedule does not ask its network at x_T (an analytical first step): no list of evaluations starts it.")
-    return [float(row.time) for row in file.tableau.rows if row.evaluation is not None]
+    return list(file.tableau.asked)
 
 
 def sigmas_of(file: ScheduleFile) -> list[float]:

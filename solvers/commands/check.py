@@ -32,12 +32,11 @@ def _point_mass(file: ScheduleFile) -> str:
 
     alpha: a_r alpha_T + sum_j B_rj = alpha_r;  sigma^2: (a_r sigma_T)^2 + sum_m G_rm^2 = sigma_r^2. Learned rows may give this up.
     """
-    dense, rows = file.tableau.dense(), file.tableau.rows
-    seen = [i for i, row in enumerate(rows) if row.evaluation is not None or i + 1 == len(rows)]
+    seen, rows, process = file.tableau.visible, file.tableau.rows, file.process
+    dense = file.tableau.dense().at(seen)
     times = torch.tensor([float(rows[i].time) for i in seen], dtype=torch.float64)
-    start, process = torch.tensor(float(rows[0].time), dtype=torch.float64), file.process
-    kept = dense.a[seen]
-    data = kept * process.alpha(start) + dense.B[seen].sum(1) - process.alpha(times)
-    noise = ((kept * process.sigma(start)) ** 2 + (dense.G[seen] ** 2).sum(1)).sqrt() - process.sigma(times)
+    start = torch.tensor(float(rows[0].time), dtype=torch.float64)
+    data = dense.a * process.alpha(start) + dense.B.sum(1) - process.alpha(times)
+    noise = ((dense.a * process.sigma(start)) ** 2 + (dense.G**2).sum(1)).sqrt() - process.sigma(times)
     worst = max(float(data.abs().max()), float(noise.abs().max()))
     return f"on a point mass its states are exact within {worst:.1g}"

@@ -8,7 +8,6 @@ from ..grids import times
 from ..presets import preset
 from ..process import name_of
 from ..tableau import START
-from .diff import distance
 
 
 def compatibility(file: ScheduleFile) -> dict[str, str]:
@@ -54,8 +53,7 @@ def _comfyui(file: ScheduleFile) -> str:
 def lost_by_sigmas(file: ScheduleFile) -> list[str]:
     """What a plain list of sigmas leaves out."""
     lost: list[str] = []
-    states = [float(row.time) for row in file.tableau.rows if row.evaluation is not None]
-    if any(e.label != t for e, t in zip(file.tableau.evals, states, strict=True)):
+    if any(e.label != t for e, t in zip(file.tableau.evals, file.tableau.asked, strict=True)):
         lost.append("the labels")
     if any(e.knobs for e in file.tableau.evals):
         lost.append("the knobs")
@@ -69,7 +67,7 @@ def _is_first_order(file: ScheduleFile) -> bool:
         euler = compile(preset("ddim", times(states), file.process))
     except ScheduleError:  # states that repeat, or go up
         return False
-    return len(euler.rows) == len(file.tableau.rows) and distance(file.tableau, euler) < 1e-10
+    return len(euler.rows) == len(file.tableau.rows) and file.tableau.apart(euler) < 1e-10
 
 
 def _lists(file: ScheduleFile) -> str:

@@ -6,7 +6,6 @@ import msgspec
 
 from ..file import ScheduleFile
 from ..process import name_of
-from ..tableau import Tableau
 
 
 def diff(a: ScheduleFile, b: ScheduleFile) -> list[str]:
@@ -23,7 +22,7 @@ def diff(a: ScheduleFile, b: ScheduleFile) -> list[str]:
             mine, yours = getattr(one, what), getattr(other, what)
             if mine != yours:
                 lines.append(f"evaluation {i}: {what} {_number(mine)} and {_number(yours)}")
-    apart = distance(a.tableau, b.tableau)
+    apart = a.tableau.apart(b.tableau)
     lines += [f"coefficients differ by up to {apart:.3g}, relative to the largest"] if apart > 1e-12 else []
     lines += _steps(a, b)
     return lines or ["the same sampler: equal evaluations, knobs and coefficients"]
@@ -37,18 +36,6 @@ def _steps(a: ScheduleFile, b: ScheduleFile) -> list[str]:
         changed = [f.name for f in msgspec.structs.fields(one) if getattr(one, f.name) != getattr(other, f.name)]
         lines += [f"step {i}: {name} {_number(getattr(one, name))} and {_number(getattr(other, name))}" for name in changed]
     return lines
-
-
-def distance(a: Tableau, b: Tableau) -> float:
-    """Between the closed forms of the evaluated states and of the sample."""
-    parts = [[part[_visible(table)] for part in table.dense()[:3]] for table in (a, b)]
-    if any(x.shape != y.shape for x, y in zip(*parts, strict=True)):
-        return float("inf")
-    return max(float((x - y).abs().max() / x.abs().max().clamp_min(1)) for x, y in zip(*parts, strict=True) if x.numel())
-
-
-def _visible(table: Tableau) -> list[int]:
-    return [i for i, row in enumerate(table.rows) if row.evaluation is not None or i + 1 == len(table.rows)]
 
 
 def _number(value: Any) -> str:

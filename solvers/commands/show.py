@@ -32,8 +32,7 @@ def show(file: ScheduleFile) -> list[str]:
 def summary(file: ScheduleFile) -> str:
     """One sentence on the whole sampler."""
     table, process, count = file.tableau, file.process, file.executable.nfe
-    states = [float(row.time) for row in table.rows if row.evaluation is not None]
-    told = sum(e.label != t for e, t in zip(table.evals, states, strict=True))
+    told = sum(e.label != t for e, t in zip(table.evals, table.asked, strict=True))
     words = _of_recipe(file)
     words += [f"{told} of {count} evaluations tell the network another time than the state's"] if told else []
     words += [f"noise is injected ({', '.join(table.noises)})"] if table.noises else ["no noise is injected"]
@@ -56,9 +55,8 @@ def _of_recipe(file: ScheduleFile) -> list[str]:
 
 def draw_steps(file: ScheduleFile) -> list[str]:
     """Two rulers from noise (left) to data: where the states are evaluated (o), and which times the network is told (^)."""
-    rows = [row for row in file.tableau.rows if row.evaluation is not None]
-    states = [_log_sigma(file, float(row.time)) for row in rows]
-    labels = [_log_sigma(file, float(row.evaluation.label)) for row in rows if row.evaluation is not None]
+    states = [_log_sigma(file, time) for time in file.tableau.asked]
+    labels = [_log_sigma(file, float(asked.label)) for asked in file.tableau.evals]
     high, low = max(*states, *labels, -math.inf), min(*states, *labels, math.inf)
     span = (high - low) or 1.0
 
