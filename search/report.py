@@ -18,8 +18,9 @@ from rich.text import Text
 from torch import Tensor
 
 from search.result import Interval, Result, Scored
-from solvers import SolverSchedule, Step
+from solvers import SolverSchedule
 from solvers.atomic import write_atomically
+from solvers.commands.show import in_words
 from solvers.process import name_of
 
 
@@ -114,19 +115,8 @@ def _steps(schedule: SolverSchedule) -> tuple[list[str], list[list[Cell]]]:
     rows = []
     for number, (step, start) in enumerate(zip(schedule.steps, schedule.times[:-1], strict=True), 1):
         told = "its own time" if step.label is None else f"{step.label:.4g}"
-        rows.append([Cell(text) for text in (str(number), f"{start:.4g}", f"{step.to:.4g}", describe(step), told)])
+        rows.append([Cell(text) for text in (str(number), f"{start:.4g}", f"{step.to:.4g}", in_words(step), told)])
     return ["", "from", "to", "method", "told to the network"], rows
-
-
-def describe(step: Step) -> str:
-    """The method of a step in words."""
-    words = [f"order {step.order} in {step.space}" if step.method == "multistep" else f"{step.method} in {step.space}"]
-    words += [f"over {step.domain}"] if step.order > 1 or step.corrector or step.method != "multistep" else []
-    words += [f"{step.moment} weights"] if step.moment != "exact" else []
-    words += [f"corrected with {step.corrector}"] if step.corrector else []
-    words += [f"relaxed by {step.relax:.3g}"] if step.relax != 1 else []
-    words += [f"{step.noise} noise, eta {step.eta:.3g}"] if step.eta else []
-    return ", ".join([*words, *(f"{name} {value:.3g}" for name, value in step.knobs.items())])
 
 
 def snippet(result: Result, schedule: SolverSchedule, shape: Sequence[int]) -> str:

@@ -127,16 +127,12 @@ def finish(trial: FrozenTrial, outcome: Outcome) -> FrozenTrial:
     return scored(trial, math.inf if outcome.value is None else outcome.value)
 
 
-def finishers(trials: Sequence[FrozenTrial], seeds: int) -> list[FrozenTrial]:
-    """The trials that were scored on every fit seed, best first."""
-    whole = [trial for trial in trials if trial.value is not None and trial.user_attrs.get("seeds", seeds) == seeds]
-    return sorted(whole, key=lambda trial: trial.value or 0.0)
-
-
 def incumbent(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Tableau | None:
-    """The best table so far, against which the next ones race."""
-    best = finishers(trials, campaign.settings.seeds.fit)
-    return compile(campaign.space.decode(best[0].params)) if best else None
+    """The best table so far, against which the next ones race: of the trials that were scored on every fit seed."""
+    seeds = campaign.settings.seeds.fit
+    whole = [trial for trial in trials if trial.value is not None and trial.user_attrs.get("seeds", seeds) == seeds]
+    best = min(whole, key=lambda trial: trial.value or 0.0, default=None)
+    return best and compile(campaign.space.decode(best.params))
 
 
 def cost_of(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Cost:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from solvers import ScheduleError, ScheduleFile, SolverSchedule, Step, compile, load, preset, sample, save
+from solvers import ScheduleError, SolverSchedule, Step, preset, sample
 from solvers.adapters.scheduler_config import scheduler_config
 from solvers.commands.export import export
 from solvers.prediction import to_denoised
@@ -31,17 +31,6 @@ GUIDED = (
     Step(to=-1.0, knobs={"guidance": 2.0}),
 )
 PLAIN = (Step(to=700.0, label=990.5), Step(to=400.0, method="heun"), Step(to=120.0, order=3, label=410.25, corrector=2), Step(to=-1.0))
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Any:
-    """A function that writes a schedule and reads it back."""
-
-    def write(schedule: SolverSchedule) -> ScheduleFile:
-        save(compile(schedule), tmp_path / "x.schedule.json", recipe=schedule)
-        return load(tmp_path / "x.schedule.json")
-
-    return write
 
 
 def on_table(steps: tuple[Step, ...]) -> SolverSchedule:

@@ -39,17 +39,6 @@ TABLE, FLOW = CASES["vp-discrete"].process, process("flow")
 DECOUPLED = (Step(to=700.0, label=990.0), Step(to=400.0, order=2, corrector=2), Step(to=120.0, order=2, label=410.0), Step(to=-1.0))
 
 
-@pytest.fixture
-def written(tmp_path: Path) -> Any:
-    """A function that writes a schedule and reads it back."""
-
-    def write(schedule: SolverSchedule) -> ScheduleFile:
-        save(compile(schedule), tmp_path / "x.schedule.json", recipe=schedule)
-        return load(tmp_path / "x.schedule.json")
-
-    return write
-
-
 def network(x: Tensor, t: Tensor, scale: float = 1.0) -> Tensor:
     """Any smooth function of input, time and guidance."""
     return (x * (1 + fake_comfyui.along(t.to(x), x) / 700)).sin() * scale + 0.1 * x

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from oracle import mixture
-from references import k_diffusion_sampling
 from torch import Tensor
 
 from solvers import At, Process, SolverSchedule, Tableau, compile, draw, preset, probe, process, sample
@@ -43,15 +42,6 @@ def sample_difference(schedule: SolverSchedule, theirs: Sampler, noises: int = 0
 
 
 # ---------------------------------------------------------------------------------------------------------- k-diffusion
-
-
-@pytest.fixture(scope="module")
-def k_diffusion() -> Any:
-    """k-diffusion's samplers, or a visible skip."""
-    try:
-        return k_diffusion_sampling()
-    except ImportError as error:
-        pytest.skip(str(error))
 
 
 K_SIGMAS = [14.6, 7.0, 3.1, 1.7, 0.9, 0.41, 0.11, 0.03, 0.0]

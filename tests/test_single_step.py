@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from oracle import CASES, mixture
-from references import k_diffusion_sampling
 from test_references import BETAS, F64, K_SIGMAS, both_agree, diffusers
 from test_solver_laws import assert_same_sampler, slope
 from torch import Tensor
@@ -19,14 +18,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
 ]
 VE = process("ve")
-
-
-@pytest.fixture(scope="module")
-def k_diffusion() -> Any:
-    try:
-        return k_diffusion_sampling()
-    except ImportError as error:
-        pytest.skip(str(error))
 
 
 def as_model(denoiser):

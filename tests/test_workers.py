@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from omegaconf import OmegaConf
 from rich.progress import Progress
+from test_campaign import SMALL
 
 from search import storage
 from search.board import Board
@@ -25,15 +25,10 @@ from search.run import run
 from search.settings import settings
 
 ROOT = Path(__file__).parents[1]
-SMALL = {
-    "model": {"name": "gaussian"},
-    "nfe": 4,
-    "space": OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "space" / "full.yaml")),
-    "seeds": {"fit": 16, "select": 32, "test": 64},
+# Workers batch differently, and a sampler that looks at values may tell rounding apart: so they propose at random.
+SHARED = SMALL | {
+    "sampler": {"name": "random"},
     "budget": {"trials": 40, "known": 16, "generation": 8, "finalists": 4},
-    "sampler": {"name": "random"},  # workers batch differently, and a sampler that looks at values may tell rounding apart
-    "tracker": {"mode": "disabled"},
-    "perceptual": [],
     "grace": 3.0,
 }
 WORKER = """
@@ -53,7 +48,7 @@ run(settings(json.loads(sys.argv[1])), Progress(disable=True))
 
 
 def worker(directory, url):
-    words = json.dumps(SMALL | {"directory": str(directory), "storage": url})
+    words = json.dumps(SHARED | {"directory": str(directory), "storage": url})
     return subprocess.Popen([sys.executable, "-W", "error", "-c", WORKER, words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -104,7 +99,7 @@ def trials(url, name):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     directory = tmp_path_factory.mktemp("alone") / "shared"
-    outcome = run(settings(SMALL | {"directory": str(directory)}), Progress(disable=True))
+    outcome = run(settings(SHARED | {"directory": str(directory)}), Progress(disable=True))
     return outcome, trials(f"sqlite:///{directory / 'study.sqlite'}", "shared")
 
 
@@ -153,7 +148,7 @@ def check(engine, url, workers, victim, number, directory, undisturbed):
     told_by = {n: name for n, name, _ in claims}
     assert f" {victim.pid} " not in told_by[number]
     assert len(set(told_by.values())) >= 2  # the work was shared
-    assert run(settings(SMALL | {"directory": str(directory)}), Progress(disable=True)).schedule_id == outcome.schedule_id
+    assert run(settings(SHARED | {"directory": str(directory)}), Progress(disable=True)).schedule_id == outcome.schedule_id
     assert json.loads((directory / "test-reads.json").read_text()) == 1  # one worker concluded
 
 
@@ -226,7 +221,7 @@ def test_a_study_of_another_question_is_refused(base, tmp_path):
     url = f"sqlite:///{tmp_path / 'base.sqlite'}"
     storage.note(storage.open_study(base, "c"), "campaign", {"model": "cats"})
     with pytest.raises(CampaignError, match=r"study 'c' in the storage belongs to another campaign \(other model, nfe"):
-        run(settings(SMALL | {"directory": str(tmp_path / "c"), "storage": url}), Progress(disable=True))
+        run(settings(SHARED | {"directory": str(tmp_path / "c"), "storage": url}), Progress(disable=True))
 
 
 def test_two_ranks_solve_every_shard_of_the_teacher_between_them(tmp_path):

@@ -19,8 +19,9 @@ def show(file: ScheduleFile) -> list[str]:
         lines.append(f"fitted for {fitted.model or 'an unnamed model'}{guidance}; teacher {fitted.teacher or 'not said'}")
     lines += [summary(file), *draw_steps(file)]
     if file.recipe is not None:
-        times = file.recipe.times
-        lines += [f"  step {i}: {times[i]:.5g} -> {step.to:.5g}   {in_words(step)}" for i, step in enumerate(file.recipe.steps)]
+        for i, (time, step) in enumerate(zip(file.recipe.times, file.recipe.steps, strict=False)):
+            told = "" if step.label is None else f", the network told {step.label:.5g}"
+            lines.append(f"  step {i}: {time:.5g} -> {step.to:.5g}   {in_words(step)}{told}")
     else:
         lines += [f"  row {row.slot}: {' + '.join(f'{c:.5g} {slot}' for slot, c in row.terms)}" for row in file.executable.rows]
     for score in file.scores:
@@ -71,15 +72,15 @@ def draw_steps(file: ScheduleFile) -> list[str]:
 
 
 def in_words(step: Step) -> str:
-    """What a step does."""
-    words = [step.method, f"order {step.order}", step.space, step.domain, step.moment]
-    words += [f"corrector {step.corrector}"] if step.corrector else []
-    words += [f"relax {step.relax:.3f}"] if step.relax != 1 else []
+    """What a step does, but not where it goes and what time the network is told."""
+    words = [f"order {step.order} in {step.space}" if step.method == "multistep" else f"{step.method} in {step.space}"]
+    words += [f"over {step.domain}"] if step.order > 1 or step.corrector or step.method != "multistep" else []
+    words += [f"{step.moment} weights"] if step.moment != "exact" else []
+    words += [f"corrected with {step.corrector}"] if step.corrector else []
+    words += [f"relaxed by {step.relax:.3g}"] if step.relax != 1 else []
     words += [f"answer {step.answer}"] if step.answer != "network" else []
-    words += [f"label {step.label:.5g}"] if step.label is not None else []
-    words += [f"{step.noise} eta {step.eta:g}"] if step.eta else []
-    words += [f"{name} {value:g}" for name, value in (step.numbers | step.knobs).items()]
-    return ", ".join(words)
+    words += [f"{step.noise} noise, eta {step.eta:.3g}"] if step.eta else []
+    return ", ".join([*words, *(f"{name} {value:.3g}" for name, value in (step.numbers | step.knobs).items())])
 
 
 def _log_sigma(file: ScheduleFile, time: float) -> float:
