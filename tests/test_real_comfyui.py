@@ -1,4 +1,4 @@
-"""The same against a real ComfyUI: set COMFYUI_DIR to a checkout. Its KSAMPLER and its model_sampling run; the network is ours."""
+"""The same in a real ComfyUI: set COMFYUI_DIR to a checkout. Its model, patcher, CFGGuider and KSAMPLER run; the weights are random."""
 
 import os
 import sys
@@ -10,58 +10,88 @@ import torch
 from oracle import CASES
 from torch import Tensor
 
-from solvers import SolverSchedule, Step, compile, draw, process, sample, save
-from solvers.prediction import to_denoised
+from solvers import At, SolverSchedule, Step, compile, draw, process, sample, save
+from solvers.prediction import Prediction, to_denoised
+from teacher.torchvision_repair import repair_torchvision
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get("COMFYUI_DIR"), reason="COMFYUI_DIR is not set"),
     pytest.mark.filterwarnings("ignore"),
 ]
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": 16,
+    "num_heads": 4,
+    "num_head_channels": -1,
+    "use_spatial_transformer": True,
+    "use_temporal_attention": False,
+    "legacy": False,
+    "use_checkpoint": False,
+    "dtype": torch.float32,
+}
+WORDS = draw([5, 6], (1, 5, 16), "xT")  # what the text encoder would say of the prompt, and of the empty one
+GUIDANCE = 3.0
 
 
-class Guider:
-    """As much of a CFGGuider as KSAMPLER uses, around a real model_sampling."""
-
-    def __init__(self, space: Any, network: Any) -> None:
-        self.inner_model, self.network, self.cfg = type("Inner", (), {"model_sampling": space})(), network, 1.0
-
-    def set_cfg(self, cfg: float) -> None:
-        self.cfg = cfg
-
-    def __call__(self, x: Tensor, sigma: Tensor, model_options: Any = None, seed: int | None = None) -> Tensor:
-        space = self.inner_model.model_sampling
-        t = space.timestep(sigma).float()
-        return space.calculate_denoised(sigma, self.network(space.calculate_input(sigma, x), t.view(-1, 1, 1, 1)), x)
-
-
-@pytest.mark.parametrize(("kind", "word"), [("EPS", "eps"), ("V_PREDICTION", "v"), ("CONST", "flow")])
-def test_a_real_ksampler_draws_our_picture(kind: str, word: Any, tmp_path: Path, monkeypatch: Any):
+@pytest.fixture
+def comfy(monkeypatch: Any) -> Any:
+    """ComfyUI on the CPU."""
     monkeypatch.syspath_prepend(os.environ["COMFYUI_DIR"])
     monkeypatch.setattr(sys, "argv", ["main.py"])
+    repair_torchvision()
     from comfy import cli_args
 
     cli_args.args.cpu = True
-    from comfy import model_sampling
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.samplers
+    import comfy.supported_models
 
+    return comfy
+
+
+def tiny(comfy: Any, kind: str) -> Any:
+    """Stable Diffusion 1.5 with a million random weights."""
+    config = comfy.supported_models.SD15(dict(UNET))
+    model = comfy.model_base.BaseModel(config, model_type=getattr(comfy.model_base.ModelType, kind))
+    for index, weight in enumerate(model.diffusion_model.parameters()):
+        fan = weight[0].numel() if weight.ndim > 1 else 100
+        weight.data = draw([index], weight.shape, "xT")[0] / fan**0.5 + (weight.ndim == 1)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "word"), [("EPS", "eps"), ("V_PREDICTION", "v"), ("FLOW", "flow")])
+def test_a_real_guider_draws_our_picture(kind: str, word: Prediction, comfy: Any, tmp_path: Path):
     from solvers.adapters import comfyui
 
-    flow = kind == "CONST"
-    base = model_sampling.ModelSamplingDiscreteFlow if flow else model_sampling.ModelSamplingDiscrete
-    space = type("Space", (base, getattr(model_sampling, kind)), {})()
+    flow = kind == "FLOW"
     where = process("flow") if flow else CASES["vp-discrete"].process
     steps = (Step(to=0.7, label=0.9), Step(to=0.3, order=2), Step(to=0.0)) if flow else (Step(to=700.0, label=990.0), Step(to=-1.0))
     recipe = SolverSchedule(where, 1.0 if flow else 999.0, steps)
     save(compile(recipe), tmp_path / "x.schedule.json", recipe=recipe)
     sampler, sigmas, _ = comfyui.load_schedule(tmp_path / "x.schedule.json")
+    model, noise = tiny(comfy, kind), draw([1, 2], (4, 8, 8), "xT")
 
-    def network(x: Tensor, t: Tensor) -> Tensor:
-        return (x * (1 + t / 700)).sin()
+    guider = comfy.samplers.CFGGuider(comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu")))
+    guider.set_conds([[WORDS[0], {}]], [[WORDS[1], {}]])
+    guider.set_cfg(GUIDANCE)
+    theirs = model.process_latent_in(guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, seed=1))
 
-    noise = draw([1, 2], (4, 8, 8), "xT")
-    theirs = sampler.sample(Guider(space, network), sigmas, {"model_options": {}, "seed": 1}, None, noise, torch.zeros_like(noise))
-    ours = sample(
-        lambda x, at: to_denoised(word, network(x, (at.label * (1000 if flow else 1)).to(x)), x, at.alpha, at.sigma),
-        noise * float(compile(recipe).evals[0].sigma),
-        compile(recipe),
-    )
-    assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()  # float32 tables there
+    def denoiser(x: Tensor, at: At) -> Tensor:
+        t = (at.label * model.model_sampling.multiplier if flow else at.label).float().expand(len(x))
+        wanted, empty = (model.diffusion_model(x, t, context=w.expand(len(x), -1, -1)) for w in WORDS)
+        return to_denoised(word, empty + GUIDANCE * (wanted - empty), x, at.alpha, at.sigma)
+
+    table = compile(recipe)
+    with torch.no_grad():
+        ours = sample(denoiser, noise * float(table.evals[0].sigma), table)
+    assert torch.isfinite(ours).all()
+    assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()  # float32 there
