@@ -18,7 +18,7 @@ from .presets import preset, preset_for_nfe
 from .probe import probe
 from .process import PROCESSES, Process, process
 from .registry import DISTINCT, METHODS, PRESETS
-from .sample import State, advance, begin, extend, sample
+from .sample import State, advance, begin, sample
 from .schedule import SolverSchedule, Step
 from .tableau import At, Dense, Evaluation, Row, Tableau
 
@@ -50,7 +50,6 @@ __all__ = [
     "compile",
     "dpm_solver_v3",
     "draw",
-    "extend",
     "growth",
     "initial",
     "invert",
