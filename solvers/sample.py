@@ -6,7 +6,7 @@ A State is a value: advancing it changes nothing, so it can be kept, forked (can
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -119,8 +119,7 @@ def _pauses(tableau: Tableau, ask: str) -> frozenset[int]:
     evals = tableau.evals
     last = set(range(tableau.nfe)) if ask == "one" else {group[-1] for group in tableau.groups}
     last |= {k for k, (one, after) in enumerate(itertools.pairwise(evals)) if one.knobs != after.knobs}
-    asked = [index for index, row in enumerate(tableau.rows) if row.evaluation is not None]
-    return frozenset(asked[k] for k in last)
+    return frozenset(tableau.visible[k] for k in last)
 
 
 def _request(state: State) -> Request:
@@ -128,7 +127,11 @@ def _request(state: State) -> Request:
     first, count = asked[0][1], len(state.x)
     if len(asked) == 1:
         return Request(state.x, first.at, first.knobs)
-    at = At(*(torch.cat([value.expand(count) for value in values]) for values in zip(*(e.at for _, e in asked), strict=True)))
+
+    def along(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat([value.expand(count) for value in values])
+
+    at = At(along(e.at.label for _, e in asked), along(e.at.alpha for _, e in asked), along(e.at.sigma for _, e in asked))
     return Request(torch.cat([x for x, _ in asked]).to(state.dtype), at, first.knobs)
 
 
@@ -159,8 +162,9 @@ def sample(
     state, request = advance(begin(tableau, x, noise, callback, mu, ask))
     while request is not None:
         given, questions = {**knobs, **request.knobs}, len(request.x) // max(1, len(state.x))
-        if questions > 1 and isinstance(given.get("cond"), Tensor):
-            given["cond"] = torch.cat([given["cond"]] * questions)
+        cond = given.get("cond")
+        if questions > 1 and isinstance(cond, Tensor):
+            given["cond"] = torch.cat([cond] * questions)
         state, request = advance(state, denoiser(request.x, request.at, **given))
     result = state.x
     if result.numel() and not _transformed() and not torch.isfinite(result.detach().abs().amax()):
