@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from errata import ERRATA, NOT_REPRODUCED
 from oracle import CASES
 from test_solver_laws import SMOOTH, slope
 
@@ -21,7 +22,7 @@ from solvers.registry import DISTINCT
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "conformance.md"
-ERRATA = {
+NOTES = {
     "dpmpp-3m": "public 3M halves the second derivative and has order 2: `dpmpp-3m-compat`",
     "dpm-solver-3m": 'public 3M halves the second derivative: option third="half"',
     "dpmpp-3m-sde": 'public 3M SDE halves it: `dpmpp-3m-sde-compat`; diffusers\' has a sign wrong, order 1: option third="slip"',
@@ -35,6 +36,10 @@ ERRATA = {
     "ghvb": "the authors start a v-prediction's velocity from the unconverted output, and their UniPC with momentum overwrites it",
     "dc-solver": "its public sample() pops the ratios off the caller's list",
     "usf": "the public implicit corrector never asks again; its zero-x0 step takes x for eps in data steps; pseudo is mode pec",
+    "seeds-2": "its code pairs noises backwards: `seeds-2-compat`",
+    "seeds-3": "its code has a phi_2 mistyped, order 1: `seeds-3-compat`",
+    "seeds-3-noise": "its code swaps noises and scales one wrongly: `seeds-3-noise-compat`",
+    "dpmpp-singlestep-sde": "diffusers draws the noise of stages anew, weak order 1: `dpmpp-singlestep-sde-compat`",
     "dpmpp-sde": "k-diffusion correlates stage and step noise by a Brownian tree over sigma: `dpmpp-sde-compat`",
 }
 
@@ -111,10 +116,23 @@ def rows(recorder: Recorder) -> list[str]:
         shown = [", ".join("-" if math.isnan(d) else f"{d:.0e}" for d in column) or "-" for column in differences]
         title = f"`{name}`" + (f" ({', '.join(f'`{o}`' for o in others)})" if others else "")
         kind = " (weak)" if known.noise != "none" else ""
-        said = "; ".join(ERRATA[n] for n in (name, *others) if n in ERRATA)
+        said = "; ".join(NOTES[n] for n in (name, *others) if n in NOTES)
         cells = [title, f"{known.order:g}{kind}", orders[name], str(known.nfe(10, False)), "; ".join(references), *shown, said]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def errata() -> list[str]:
+    """What public code has wrong, which preset has it too and which has not, and the tests of both (`tests/test_errata.py` keeps them true)."""
+
+    def named(words: str) -> str:
+        return ", ".join(f"`{word}`" if word and "every" not in word else word or "-" for word in words.split(", "))
+
+    lines = ["| where | what | as there | right | tests of the first | tests of the second |", "|" + "---|" * 6]
+    for e in ERRATA:
+        tests = ("<br>".join(f"`{test}`" for test in part) for part in (e.compat_tests, e.exact_tests))
+        lines.append(f"| {' | '.join([e.where, e.what, named(e.compat), named(e.exact), *tests])} |")
+    return [*lines, "", "Not reproduced:", *(f"- {where}: {why}" for where, why in NOT_REPRODUCED.items())]
 
 
 if __name__ == "__main__":
@@ -128,5 +146,11 @@ ve, flow, or where it is defined); a stochastic method's is the weak order, of m
 closed forms to the reference's, read by probing, relative to the largest coefficient. Final: difference of the samples on a mixture of
 Gaussians. Both in float64, worst over the cases of `tests/test_references.py`; diffusers with its float32 tables computed in float64.
 """
-    PAGE.write_text(head + "\n" + "\n".join(rows(recorder)) + "\n")
+    tail = """
+## Errata
+
+Every slip has a preset that repeats it, held to the reference, and one that does not, held to its full order. Tests are named
+FILE::NAME for test_NAME in tests/test_FILE.py.
+"""
+    PAGE.write_text("\n".join([head, *rows(recorder), tail, *errata(), ""]))
     print(f"{PAGE}: {len(DISTINCT)} methods")
