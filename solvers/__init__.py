@@ -7,6 +7,7 @@ x = sample(denoiser, initial(range(4), (3, 32, 32), t), t)
 """
 
 from .adaptive import Tolerance, adaptive
+from .average_first import average_first
 from .compile import compile
 from .dpm_solver_v3 import Statistics, dpm_solver_v3
 from .errors import ScheduleError
@@ -46,6 +47,7 @@ __all__ = [
     "Tolerance",
     "adaptive",
     "advance",
+    "average_first",
     "begin",
     "compile",
     "dpm_solver_v3",

@@ -123,7 +123,7 @@ def rows(recorder: Recorder) -> list[str]:
 
 
 def errata() -> list[str]:
-    """What public code has wrong, which preset has it too and which has not, and the tests of both (`tests/test_errata.py` keeps them true)."""
+    """What public code has wrong, which preset has it too and which has not, and the tests of both."""
 
     def named(words: str) -> str:
         return ", ".join(f"`{word}`" if word and "every" not in word else word or "-" for word in words.split(", "))
@@ -149,8 +149,8 @@ Gaussians. Both in float64, worst over the cases of `tests/test_references.py`; 
     tail = """
 ## Errata
 
-Every slip has a preset that repeats it, held to the reference, and one that does not, held to its full order. Tests are named
-FILE::NAME for test_NAME in tests/test_FILE.py.
+What public code has wrong, the preset that repeats it (where there is something to repeat), held to that code, and the one that has it
+right, held to its full order. FILE::NAME stands for test_NAME in tests/test_FILE.py.
 """
     PAGE.write_text("\n".join([head, *rows(recorder), tail, *errata(), ""]))
     print(f"{PAGE}: {len(DISTINCT)} methods")

@@ -162,7 +162,7 @@ NOT_REPRODUCED = {
     "RES4LYF: abnorsett": "the weights of constant steps on any grid; the right ones are `res-2m` and `res-3m`",
     "RES4LYF: res_2m, res_3m where h is above 1": "falls back to single steps: a rule about lists of steps, which can be written as one",
     "SEEDS: EDM variants, and the last step": "the first return the state or raise a NameError; the last step is left out on purpose",
-    "momentum: velocity of v-predictions, UniPC": "starts from the unconverted output; the momentum of UniPC is overwritten, which leaves `unipc`",
+    "momentum: velocity of v-predictions, UniPC": "starts from the unconverted output; that of UniPC is overwritten, which leaves UniPC",
     "MRS: interpolated alpha, sigma and lambda": "do not belong to one process off its grid; np.int fails with today's numpy",
     "USF: implicit corrector, zero_x0": "never asks again, which is mode pec; takes x for eps, which the importer does as published",
 }
