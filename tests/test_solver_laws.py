@@ -109,17 +109,22 @@ def slope(name: str, steps_of, counts: tuple[int, int], rough: bool, start=grade
     return math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
 
 
+def order_of(name: str, family: str, rough: bool) -> float:
+    """The slope of a preset, on finer grids where it is not yet the declared one: some orders show late."""
+    declared, measured = PRESETS[name].rough_order if rough else PRESETS[name].order, 0.0
+    for count in (64, 128, 256) if declared < 4 else (128, 256, 512):
+        measured = slope(family, lambda times: preset(name, times, CASES[family].process), (count, 2 * count), rough)
+        if measured >= declared - 0.2:
+            break
+    return measured
+
+
 @pytest.mark.parametrize("rough", [False, True], ids=["smooth", "rough"])
 @pytest.mark.parametrize("family", SMOOTH)
 @every_preset
 def test_every_preset_converges_at_its_declared_order(name: str, family: str, rough: bool):
     defined_on(name, family)
-    declared = PRESETS[name].rough_order if rough else PRESETS[name].order
-    for count in (64, 128, 256) if declared < 4 else (128, 256, 512):  # some orders show late
-        measured = slope(family, lambda times: preset(name, times, CASES[family].process), (count, 2 * count), rough)
-        if measured >= declared - 0.2:
-            return
-    pytest.fail(f"measured {measured:.2f}, declared {declared}")
+    assert order_of(name, family, rough) >= (PRESETS[name].rough_order if rough else PRESETS[name].order) - 0.2
 
 
 @pytest.mark.parametrize("family", SMOOTH)
