@@ -67,7 +67,7 @@ ERRATA = (
         "parentheses and a sign: order 1",
         "ipndm-v-compat",
         "ipndm-v",
-        ("deis::the_public_ipndm_v_is_wrong_at_four_points_even_where_steps_are_uniform",),
+        ("deis::the_public_ipndm_v_is_its_loop", "deis::the_public_ipndm_v_is_wrong_at_four_points_even_where_steps_are_uniform"),
         ("deis::the_public_ipndm_v_loses_its_order", "deis::ipndm_v_meets_every_moment_and_the_public_one_does_not"),
     ),
     Erratum(
