@@ -75,9 +75,9 @@ def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance
 def campaign(settings: Settings, progress: Progress) -> Campaign:
     """Load what the settings name. Raises the rooms' one-sentence errors for bad input, before anything is written."""
     teacher = models.load(settings.model.name, **settings.model.options)
-    words = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
+    words: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
     try:
-        space = Space(teacher.process, teacher.start, teacher.end, settings.nfe, **words)
+        space = Space(teacher.process, teacher.start, teacher.end, settings.nfe, **words, given=dict(teacher.knobs))
     except TypeError:
         raise CampaignError(f"The space does not take all of {', '.join(words)}.") from None
     for name in settings.perceptual if len(teacher.shape) == 3 else ():
