@@ -86,7 +86,7 @@ def backwards(points: Points, values: Array, level: float, ahead: int = 40) -> b
     near 0 is what a useful predictor has there, and only one that is clearly negative says that it misleads. Few trials say nothing.
     """
     seen = len(values) - ahead
-    if seen < ahead:
+    if not level or seen < ahead:
         return False
     mean, _ = Predictor.fit(points[slice(seen)], values[:seen]).predict(points[slice(seen, len(values))])
     tau: Any = kendalltau(mean, values[seen:], alternative="less")

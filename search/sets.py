@@ -9,6 +9,7 @@ stands on: 256 of AlexNet (alex), 512 of VGG16 (vgg). These are not the network 
 papers report, so the values compare with nothing but each other. Both are 0 where the sets are equal.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -19,11 +20,13 @@ from search import perceptual
 Features = Callable[[Tensor], Tensor]
 
 
+@functools.lru_cache(maxsize=3)
 def features(name: str) -> Features:
     """From pictures [B, ...] to features [B, d]: "pixels", "alex" or "vgg". Raises PerceptualError where weights are missing."""
     if name == "pixels":
         return lambda images: images.flatten(1)
-    return perceptual.load(name).pooled  # pyright: ignore[reportArgumentType]
+    look = perceptual.load(name).pooled  # pyright: ignore[reportArgumentType]
+    return functools.lru_cache(maxsize=2)(look)  # a tensor is its own key: the teacher's and the candidate's are looked at once
 
 
 def frechet(pairs: Tensor) -> Tensor:

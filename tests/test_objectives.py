@@ -18,10 +18,10 @@ from search.race import Race
 from search.ranks import tau
 from search.settings import settings
 from search.statistics import jackknife, jackknife_ratio
-from solvers import SolverSchedule, Step, compile, load, preset, sample
+from solvers import ScheduleError, SolverSchedule, Step, compile, initial, load, preset, sample
 from solvers.grids import named_grid
 from teacher import models
-from teacher.trajectories import targets
+from teacher.trajectories import Targets, targets
 
 
 def pairs(seeds: int, numbers: int) -> torch.Tensor:
@@ -94,6 +94,12 @@ def test_a_jackknife_interval_holds_the_true_mean_about_95_times_in_100():
     assert jackknife_ratio(same, same, sets.mmd) == type(found)(1.0, 1.0, 1.0)
 
 
+def targets_of(teacher, count):
+    """Seeds to draw, without the teacher's images: nothing is measured."""
+    noise = initial(range(count), teacher.shape, compile(preset("ddim", [teacher.start, teacher.end], teacher.process)))
+    return Targets("fit", tuple(range(count)), noise, noise, teacher.conditions(list(range(count))), 0.0, 0)
+
+
 # --------------------------------------------------------------------------------------------------------- evaluation
 
 
@@ -141,41 +147,37 @@ def test_an_objective_that_pairs_seeds_refuses_a_space_with_noise():
 
 def test_a_campaign_may_search_samplers_that_inject_noise_by_a_distance_of_sets(tmp_path):
     space = SMALL["space"] | {"eta": [0.2, 1.0], "space": ["x0"]}
-    outcome = small(tmp_path / "noisy", space=space, objective="mmd-pixels", budget={"trials": 24, "generation": 8, "finalists": 2})
-    assert load(outcome.schedule_file).tableau.noises
+    names = ["rmse", "seed-rmse", "mmd-pixels", "lpips-alex"]
+    budget = {"trials": 16, "known": 8, "generation": 8, "finalists": 4}
+    outcome = small(tmp_path / "noisy", space=space, objective="mmd-pixels", compare=names, budget=budget)
+    file, page = load(outcome.schedule_file), (tmp_path / "noisy" / "report.html").read_text()
+    assert file.tableau.noises
+    assert [score.metric for score in file.scores] == ["rmse", "mmd-pixels"]
     assert outcome.found.aim.low <= outcome.found.aim.value <= outcome.found.aim.high
-    assert all(trial.seeds == 16 for trial in outcome.trials)
-    assert [score.metric for score in load(outcome.schedule_file).scores] == ["rmse", "mmd-pixels"]
-    page = (tmp_path / "noisy" / "report.html").read_text()
+    assert all(trial.seeds == 16 for trial in outcome.trials)  # none was stopped
     assert "(mmd-pixels)" in page
     assert "noise=seeds" in page
 
-
-def test_guidance_may_be_searched_step_by_step(tmp_path):
-    words = {"model": {"name": "digits", "options": {"guidance": 2.0}}, "nfe": 2, "tolerance": 0.05}
-    words |= {"space": SMALL["space"] | {"knobs": {"guidance": [1.0, 3.0]}}, "seeds": {"fit": 4, "select": 4, "test": 4}}
-    budget = {"trials": 8, "known": 8, "generation": 8, "finalists": 1, "blocks": 1}
-    outcome = small(tmp_path / "guided", **words, budget=budget)
-    told = [e.knobs["guidance"] for e in load(outcome.schedule_file).tableau.evals]
-    assert len(told) == 2
-    assert all(1 <= g <= 3 for g in told)
-    with pytest.raises(Exception, match="not asked with a knob 'guidance'"):
-        small(tmp_path / "plain", **words | {"model": {"name": "digits"}})
-
-
-# ----------------------------------------------------------------------------------------------------------- agreement
-
-
-def test_the_report_says_how_alike_objectives_rank(tmp_path):
-    names = ["rmse", "seed-rmse", "mmd-pixels", "lpips-alex"]
-    outcome = small(tmp_path / "many", compare=names)
     assert outcome.agreement.names == ("rmse", "seed-rmse", "mmd-pixels")  # these samples are no pictures
     taus = np.array(outcome.agreement.taus)
     assert np.array_equal(taus, taus.T)
     assert taus.diagonal() == pytest.approx(1)
     assert taus[0, 1] > 0.5
-    assert 3 <= outcome.agreement.trials <= 8
-    assert "Do the objectives agree?" in (tmp_path / "many" / "report.html").read_text()
+    assert outcome.agreement.trials == 8
+    assert "Do the objectives agree?" in page
+
+
+def test_guidance_may_be_searched_step_by_step_where_the_model_is_guided():
+    words = SMALL | {"model": {"name": "digits", "options": {"guidance": 2.0}}, "nfe": 2}
+    words |= {"space": SMALL["space"] | {"knobs": {"guidance": [1.0, 3.0]}}}
+    ours = campaign(settings(words), Progress(disable=True))
+    steps = ours.space.decode({"gap1": 0.5, "guidance_0": 3.0, "guidance_1": 1.5}).steps
+    assert [step.knobs["guidance"] for step in steps] == [3.0, 1.5]
+    evaluator = Evaluator(ours.teacher, targets_of(ours.teacher, 2))
+    plain, told = (evaluator.images(compile(ours.space.decode({"gap1": 0.5, **g}))) for g in ({}, {"guidance_0": 3.0}))
+    assert not torch.allclose(plain, told)
+    with pytest.raises(ScheduleError, match="not asked with a knob 'guidance'"):
+        campaign(settings(words | {"model": {"name": "digits"}}), Progress(disable=True))
 
 
 def test_kendalls_tau_of_a_constant_is_nothing():
