@@ -19,6 +19,7 @@ class Scored(msgspec.Struct, frozen=True):
     """One sampler on the test seeds. ratio: its RMSE over the best known solver's, paired on the same seeds.
 
     median is that of the per-seed RMSE: a few bifurcating seeds can carry most of a mean square.
+    aim is the campaign's objective where that is another one than RMSE, with the ratio.
     """
 
     name: str
@@ -28,6 +29,8 @@ class Scored(msgspec.Struct, frozen=True):
     ratio: Interval
     lpips: Interval | None = None
     lpips_ratio: Interval | None = None
+    aim: Interval | None = None
+    aim_ratio: Interval | None = None
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -83,6 +86,15 @@ class Ranked(msgspec.Struct, frozen=True):
     taus: dict[str, float]
 
 
+class Agreement(msgspec.Struct, frozen=True):
+    """Kendall's tau between objectives, a row and a column for each, over so many trials drawn on so many select seeds."""
+
+    names: tuple[str, ...]
+    taus: tuple[tuple[float, ...], ...]
+    trials: int
+    seeds: int
+
+
 def beginning_alike(count: int, nfe: int, seeds: int) -> Cost:
     """What candidates cost that share their first evaluation and no other."""
     return Cost(count * nfe * seeds, (count * (nfe - 1) + 1) * seeds)
@@ -96,6 +108,8 @@ class Result(msgspec.Struct, frozen=True):
     curves            for other budgets, the best known solvers on `select` (not test): [Known]
     known             every tuned known solver, best first
     ranks             how well the predictor ranked trials before they were scored
+    abstained         trials that were proposed without the predictor, because it ranked backwards
+    agreement         how alike objectives rank some of the trials
     """
 
     model: str
@@ -119,6 +133,8 @@ class Result(msgspec.Struct, frozen=True):
     test_reads: int
     machine: str
     ranks: tuple[Ranked, ...] = ()
+    abstained: int = 0
+    agreement: Agreement | None = None
 
 
 def write(result: Result, path: Path) -> None:
