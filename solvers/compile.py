@@ -16,7 +16,7 @@ from .build import Builder
 from .errors import ScheduleError
 from .registry import METHODS
 from .schedule import SolverSchedule, Step
-from .tableau import Row, Tableau
+from .tableau import Tableau, living
 
 
 def compile(
@@ -58,15 +58,9 @@ def compile(
     builder = Builder(schedule, own if times is None else times.double(), labels, given)
     for index, step in enumerate(steps):
         METHODS[step.method].rows(builder, index)
-    rows = _without_dead_registers(builder.rows)
+    rows = living(builder.rows)
     if schedule.process.anchored:
         rows = anchored(rows, builder.states)
     if times is None and labels is None and not given:
         rows = [row.settled() for row in rows]
     return Tableau(tuple(rows), sigma=None if rows[0].evaluation else float(schedule.process.sigma(schedule.start)))
-
-
-def _without_dead_registers(rows: list[Row]) -> list[Row]:
-    """Drop rows that neither evaluate nor are read."""
-    read = {slot for row in rows for slot in row.terms}
-    return [row for row in rows if row.evaluation or row.slot in read or row is rows[-1]]

@@ -27,7 +27,7 @@ from .family import one_of
 from .grids import Grid, as_times
 from .kinds import Field
 from .process import Process
-from .tableau import ONE, START, Coefficient, Evaluation, Row, Tableau
+from .tableau import ONE, START, Coefficient, Evaluation, Row, Tableau, living
 
 Terms = dict[str, Coefficient]
 CORRECTORS = ("none", "exact", "pseudo")
@@ -102,8 +102,7 @@ def dpm_solver_v3(
         last = clean and i + 1 == steps
         form = {f"D{i}": 1.0} if last else points.step(states[i], i + 1, range(i, i - counts[i], -1), derivatives)
     rows.append(Row(f"x{steps}", times[-1], form))
-    read = {slot for row in rows for slot in row.terms}
-    return Tableau(tuple(row for row in rows if row.evaluation or row.slot in read or row is rows[-1]))
+    return Tableau(tuple(living(rows)))
 
 
 class _Points:

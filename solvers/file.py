@@ -3,18 +3,20 @@
 Strict JSON. `executable` holds the rows, the truth a sampler runs; `recipe` the steps they were compiled from, as
 provenance; `golden` a tiny worked example with which a consumer proves its executor. `id` is the sha256 of the executable
 part alone, so re-scoring does not rename a sampler; `digest` covers everything else. Both hash Python's
-`json.dumps(part, sort_keys=True, separators=(",", ":"))`. Nothing in a file is ever imported, called or used as a path.
+`json.dumps(part, sort_keys=True, separators=(",", ":"))`. Nothing in a file is ever imported or called; the one path it names is
+that of its sidecar (`sidecar.py`), a hash in the same folder.
 
 To execute a file: start with slots = {"xT": x} (and "mu", where rows read it); for each row, slots[row.slot] = sum of
 c * slots[name] over its terms, and if it has an evaluation, the next slot D0, D1, ... = denoiser(slots[row.slot], label, alpha,
 sigma). The last row is the sample.
 """
 
+import functools
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,13 +27,17 @@ from .atomic import write_atomically
 from .compile import compile
 from .errors import ScheduleError
 from .golden import Golden, golden_run
+from .kinds import Operator
 from .process import Process
 from .schedule import KnobName, SolverSchedule
+from .sidecar import MAX_SIDECAR, Operators, key, packed, unpacked
 from .tableau import Evaluation, Row, Tableau, number
 
 FORMAT, VERSION = "fewstep-schedule", 1
 MAX_BYTES = 1 << 20
 Text = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^(?![\s\S]*[\x00-\x1f\x7f-\x9f])")]
+Slot = Annotated[str, msgspec.Meta(max_length=32)]
+Tensor = Annotated[str, msgspec.Meta(max_length=65)]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -49,22 +55,25 @@ class EvaluationRecord(_Strict, frozen=True):
 
 
 class RowRecord(_Strict, frozen=True):
-    """slot = sum of coefficient * term."""
+    """slot = sum of coefficient * term. A coefficient is a number, or the name of a tensor in the sidecar."""
 
-    slot: Annotated[str, msgspec.Meta(max_length=32)]
+    slot: Slot
     time: float
-    terms: Annotated[tuple[tuple[Annotated[str, msgspec.Meta(max_length=32)], float], ...], msgspec.Meta(max_length=8192)]
+    terms: Annotated[tuple[tuple[Slot, float | Tensor], ...], msgspec.Meta(max_length=8192)]
     evaluation: EvaluationRecord | None = None
 
 
 class Executable(_Strict, frozen=True):
-    """All that sampling needs. initial_noise: how x_T is made from standard normal noise, with the sigma of the first row."""
+    """All that sampling needs. initial_noise: how x_T is made from standard normal noise, with the sigma of the first row.
+
+    coefficients: "scalar" where all are numbers; otherwise what the tensors of the sidecar are.
+    """
 
     process: Process
     nfe: int
     rows: Annotated[tuple[RowRecord, ...], msgspec.Meta(min_length=1, max_length=8192)]
     initial_noise: Literal["sigma * standard_normal", "mu + sigma * standard_normal"] = "sigma * standard_normal"
-    coefficients: Literal["scalar"] = "scalar"
+    coefficients: Literal["scalar"] | Operators = "scalar"
 
 
 class FittedFor(_Strict, frozen=True):
@@ -109,8 +118,8 @@ class Provenance(_Strict, frozen=True):
     note: Text = ""
 
 
-class ScheduleFile(_Strict, frozen=True):
-    """A whole file. `tableau` is built from the rows when the file is loaded."""
+class ScheduleFile(_Strict, frozen=True, dict=True):
+    """A whole file. `tableau` is built from the rows and the sidecar when the file is loaded."""
 
     format: Literal["fewstep-schedule"]
     version: Literal[1]
@@ -124,11 +133,10 @@ class ScheduleFile(_Strict, frozen=True):
     scores: tuple[Score, ...] = ()
     provenance: Provenance = Provenance()
 
-    @property
+    @functools.cached_property
     def tableau(self) -> Tableau:
-        """The rows, checked, ready for `sample`."""
-        rows = tuple(_row(record) for record in self.executable.rows)
-        return Tableau(rows, sigma=None if not rows or rows[0].evaluation else float(self.process.sigma(rows[0].time)))
+        """The rows, checked, ready for `sample`. Its tensors come with `load` and `save`: without them it raises ScheduleError."""
+        return _tableau(self.executable, {})
 
     @property
     def process(self) -> Process:
@@ -152,8 +160,16 @@ class ScheduleFile(_Strict, frozen=True):
             )
 
 
-def _row(record: RowRecord) -> Row:
-    terms = dict(record.terms)
+def _tableau(executable: Executable, operators: Mapping[str, Operator]) -> Tableau:
+    rows = tuple(_row(record, operators) for record in executable.rows)
+    return Tableau(rows, sigma=None if not rows or rows[0].evaluation else float(executable.process.sigma(rows[0].time)))
+
+
+def _row(record: RowRecord, operators: Mapping[str, Operator]) -> Row:
+    lost = [c for _, c in record.terms if isinstance(c, str) and c not in operators]
+    if lost:
+        raise ScheduleError(f"Row {record.slot!r} needs the tensor {lost[0]!r}, which is not there.")
+    terms = {slot: operators[c] if isinstance(c, str) else c for slot, c in record.terms}
     if len(terms) != len(record.terms):
         raise ScheduleError(f"Row {record.slot!r} names a term twice.")
     e = record.evaluation
@@ -161,7 +177,7 @@ def _row(record: RowRecord) -> Row:
 
 
 def _record(row: Row) -> RowRecord:
-    terms = tuple((slot, number(c)) for slot, c in row.terms.items())
+    terms = tuple((slot, key(row, slot) if isinstance(c, Operator) else number(c)) for slot, c in row.terms.items())
     e = row.evaluation
     return RowRecord(
         row.slot, float(row.time), terms, e and EvaluationRecord(float(e.label), float(e.alpha), float(e.sigma), dict(e.knobs))
@@ -190,7 +206,7 @@ def save(
     scores: Sequence[Score] = (),
     provenance: Provenance | None = None,
 ) -> ScheduleFile:
-    """Write a table atomically and return the file as it was written.
+    """Write a table atomically and return the file as it was written. Operators go into a sidecar beside it.
 
     Give `recipe` (whose process is used, and which must compile to these rows within 1e-10) or `process`. Raises
     ScheduleError, and then writes nothing.
@@ -204,7 +220,8 @@ def save(
         if any(isinstance(c, torch.Tensor) and c.ndim for c in row.terms.values()):
             raise ScheduleError("Only scalar coefficients go into a version-1 file; this table holds a batch of candidates.")
     start = "mu + sigma * standard_normal" if owner.anchored else "sigma * standard_normal"
-    executable = Executable(owner, tableau.nfe, tuple(map(_record, tableau.rows)), start)
+    said, tensors = packed(tableau, tableau.layout) if tableau.layout else ("scalar", b"")
+    executable = Executable(owner, tableau.nfe, tuple(map(_record, tableau.rows)), start, said)
     sigmas = tuple(float(owner.sigma_of(float(row.time))) for row in tableau.rows)
     blank = ScheduleFile(
         FORMAT, VERSION, "", "", executable, golden_run(tableau), sigmas, recipe, fitted_for, tuple(scores), provenance or Provenance()
@@ -215,13 +232,24 @@ def save(
         text = json.dumps(msgspec.to_builtins(file), indent=1, allow_nan=False) + "\n"
     except ValueError:
         raise ScheduleError("A number that belongs into the file is not finite.") from None
-    parse(text.encode())  # a file that could not be read again must not be written
+    file = parse(text.encode(), lambda name: tensors)  # a file that could not be read again must not be written
+    if isinstance(said, Operators):
+        write_atomically(Path(path).parent / said.name, tensors)
     write_atomically(path, text.encode())
     return file
 
 
 def load(path: str | os.PathLike[str]) -> ScheduleFile:
     """Read and check a file: size, structure, version, both hashes, the table's own laws. Raises ScheduleError."""
+    data = _read(path, MAX_BYTES)
+    try:
+        return parse(data, lambda name: _read(Path(path).parent / name, MAX_SIDECAR))
+    except ScheduleError as error:
+        raise ScheduleError(f"{Path(path)}: {error}") from None
+
+
+def _read(path: str | os.PathLike[str], most: int) -> bytes:
+    """The bytes of a regular file, one more than `most` if there are more. Raises ScheduleError."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError) as error:  # ValueError: a path that no system accepts
@@ -230,11 +258,7 @@ def load(path: str | os.PathLike[str]) -> ScheduleFile:
         os.close(handle)
         raise ScheduleError(f"{Path(path)} is not a regular file.")
     with os.fdopen(handle, "rb") as stream:
-        data = stream.read(MAX_BYTES + 1)
-    try:
-        return parse(data)
-    except ScheduleError as error:
-        raise ScheduleError(f"{Path(path)}: {error}") from None
+        return stream.read(most + 1)
 
 
 class _Header(msgspec.Struct):
@@ -242,8 +266,8 @@ class _Header(msgspec.Struct):
     version: int = 0
 
 
-def parse(data: bytes) -> ScheduleFile:
-    """The checked file in `data`. Raises ScheduleError."""
+def parse(data: bytes, sidecar: Callable[[str], bytes] | None = None) -> ScheduleFile:
+    """The checked file in `data`; `sidecar` gives the bytes of the file of that name, where one is needed. Raises ScheduleError."""
     if len(data) > MAX_BYTES:
         raise ScheduleError(f"it is larger than {MAX_BYTES} bytes, more than any schedule.")
     try:
@@ -256,7 +280,8 @@ def parse(data: bytes) -> ScheduleFile:
             )
         file = msgspec.json.decode(data, type=ScheduleFile)
         document = json.loads(data, object_pairs_hook=_no_duplicates)  # two readers must not disagree about a repeated key
-        tableau = file.tableau
+        tableau = _tableau(file.executable, _operators(file.executable, sidecar))
+        vars(file)["tableau"] = tableau  # where it is cached
     except ScheduleError:
         raise
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -266,6 +291,18 @@ def parse(data: bytes) -> ScheduleFile:
     if (file.id, file.digest) != _hashes(document):
         raise ScheduleError("its hashes do not fit its contents: it was changed or damaged after it was written.")
     return file
+
+
+def _operators(executable: Executable, sidecar: Callable[[str], bytes] | None) -> dict[str, Operator]:
+    said = executable.coefficients
+    if not isinstance(said, Operators):
+        return {}
+    if sidecar is None:
+        raise ScheduleError(f"its coefficients are in {said.name}, which goes with it.")
+    names = [c for row in executable.rows for _, c in row.terms if isinstance(c, str)]
+    if len(set(names)) != len(names):
+        raise ScheduleError("two terms name the same tensor.")
+    return unpacked(said, names, sidecar(said.name))
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,18 +12,42 @@ DPM-Solver-v3 (Zheng et al. 2023) has coefficients per element. gDDIM (Zhang et 
                         row; DDIM's are sigma_t / sigma_s and Spectral(alpha_t - alpha_s sigma_t / sigma_s)
     critically damped   u = (x, v): u_t = Psi(t, s) u_s + sum_j C_j eps_j, C_j = integral of Psi(t, r) G G^T R^-T l_j(r) / 2 dr,
     Langevin dynamics   Matrix(Psi), Matrix(C_j) along the axis that holds position and velocity, R R^T the covariance of u
-No preset writes these rows yet.
+In a file they stand in a sidecar of tensors, and `Layout` says what these are.
 """
 
 import functools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .errors import ScheduleError
+
+
+class Layout(NamedTuple):
+    """What the values of an operator are: their kind, their shape, and for a matrix the axis of the sample that it acts on."""
+
+    kind: str
+    shape: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def sample(self) -> tuple[int, ...]:
+        """The smallest sample on which it acts."""
+        return (1,) * self.axis + self.shape[:1] if self.kind == Matrix.kind else self.shape
+
+    def identity(self) -> Tensor:
+        """The values of the operator that changes nothing."""
+        make = torch.eye if self.kind == Matrix.kind else torch.ones
+        return make(*self.shape, dtype=torch.float64)
+
+    def operator(self, values: Tensor) -> "Operator":
+        """The operator of these values. Raises ScheduleError if they are of another shape, or one of them is not finite."""
+        if tuple(values.shape) != self.shape:
+            raise ScheduleError(f"A coefficient has shape {tuple(values.shape)} and not {self.shape}.")
+        return Matrix(values, self.axis) if self.kind == Matrix.kind else {Field.kind: Field, Spectral.kind: Spectral}[self.kind](values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +61,11 @@ class Operator:
         if not bool(torch.isfinite(self.values).all()):
             raise ScheduleError(f"A coefficient of kind {self.kind!r} holds a number that is not finite.")
 
+    @property
+    def layout(self) -> Layout:
+        """What `values` is."""
+        return Layout(self.kind, tuple(self.values.shape))
+
     def apply(self, x: Tensor) -> Tensor:
         """The operator on every sample of x [batch, ...]. Raises ScheduleError where their shapes do not fit."""
         raise NotImplementedError
@@ -44,10 +73,6 @@ class Operator:
     def after(self, values: Tensor) -> Tensor:
         """The values of this operator after another of its kind."""
         return self.values * values
-
-    def identity(self) -> Tensor:
-        """The values of the operator that changes nothing."""
-        return torch.ones_like(self.values)
 
     def misfit(self, x: Tensor) -> ScheduleError:
         """What to say when it cannot be applied."""
@@ -94,6 +119,11 @@ class Matrix(Operator):
     axis: int = 0
     kind = "matrix"
 
+    @property
+    def layout(self) -> Layout:
+        """See `Operator`."""
+        return Layout(self.kind, tuple(self.values.shape), self.axis)
+
     def apply(self, x: Tensor) -> Tensor:
         """See `Operator`."""
         if not self.axis < x.ndim - 1 or self.values.shape != 2 * x.shape[1 + self.axis : 2 + self.axis]:
@@ -103,10 +133,6 @@ class Matrix(Operator):
     def after(self, values: Tensor) -> Tensor:
         """See `Operator`."""
         return self.values @ values
-
-    def identity(self) -> Tensor:
-        """See `Operator`."""
-        return torch.eye(len(self.values), dtype=self.values.dtype)
 
 
 def _along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:

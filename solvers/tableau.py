@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .errors import ScheduleError
-from .kinds import Operator
+from .kinds import Layout, Operator
 
 Number = float | Tensor
 Coefficient = Number | Operator
@@ -45,6 +45,12 @@ def scalar(coefficient: Coefficient) -> Number:
     if isinstance(coefficient, Operator):
         raise ScheduleError(f"This table has coefficients of kind {coefficient.kind!r}; only numbers are possible here.")
     return coefficient
+
+
+def living(rows: Sequence["Row"]) -> list["Row"]:
+    """The rows without those that neither evaluate nor are read."""
+    read = {slot for row in rows for slot in row.terms}
+    return [row for row in rows if row.evaluation or row.slot in read or row is rows[-1]]
 
 
 def number(coefficient: Coefficient) -> float:
@@ -207,6 +213,14 @@ class Tableau:
         return tuple(sorted(found, key=lambda z: int(z[1:])))
 
     @functools.cached_property
+    def layout(self) -> Layout | None:
+        """What its operators are; None where all coefficients are numbers. Raises ScheduleError where they are not all alike."""
+        found = {c.layout for row in self.rows for c in row.terms.values() if isinstance(c, Operator)}
+        if len(found) > 1:
+            raise ScheduleError("Operators of different kinds or shapes do not compose to a closed form.")
+        return next(iter(found), None)
+
+    @functools.cached_property
     def anchored(self) -> bool:
         """Whether a row reads mu."""
         return any(MU in row.terms for row in self.rows)
@@ -229,11 +243,9 @@ class Tableau:
             raise ScheduleError(f"The closed form is that of a table that starts from xT; this one starts from {', '.join(self.starts)}.")
         columns = [START, *(f"D{k}" for k in range(self.nfe)), *self.noises, MU, ONE]
         coefficients = [c for row in self.rows for c in row.terms.values()]
-        operators = [c for c in coefficients if isinstance(c, Operator)]
-        if len({type(c) for c in operators}) > 1:
-            raise ScheduleError("Operators of different kinds do not compose to a closed form.")
+        layout = self.layout
         batch = max((len(c) for c in coefficients if isinstance(c, Tensor) and c.ndim), default=0)
-        unit = operators[0].identity() if operators else torch.ones((batch,) if batch else (), dtype=torch.float64)
+        unit = layout.identity() if layout else torch.ones((batch,) if batch else (), dtype=torch.float64)
         forms = {slot: torch.zeros(len(columns), *unit.shape, dtype=torch.float64) for slot in columns}
         for index, slot in enumerate(columns):
             forms[slot][index] = unit
@@ -248,7 +260,9 @@ class Tableau:
         return replace(self, rows=tuple(row.settled() for row in self.rows))
 
     def apart(self, other: "Tableau") -> float:
-        """How far two tables are apart as an outsider sees them, by `Dense.apart` on the visible rows."""
+        """How far two tables are apart as an outsider sees them, by `Dense.apart` on the visible rows; infinite if their kinds differ."""
+        if self.layout != other.layout:
+            return float("inf")
         return self.dense().at(self.visible).apart(other.dense().at(other.visible))
 
 

@@ -1,12 +1,11 @@
 """Operators in the place of numbers: what they do to a sample, that they compose, and what they refuse."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
-from solvers import At, Evaluation, Row, ScheduleError, Tableau, process, sample, save
+from solvers import At, Evaluation, Row, ScheduleError, Tableau, invert, sample
 from solvers.kinds import Field, Matrix, Operator, Spectral, cosines
 
 F64 = torch.float64
@@ -85,7 +84,7 @@ def test_ddim_for_blurring_diffusion_is_ddim_in_every_frequency():
     torch.testing.assert_close(sample(denoiser, x, Tableau(tuple(rows))), u @ basis, rtol=0, atol=1e-12)
 
 
-def test_what_an_operator_cannot_do_is_one_sentence(tmp_path: Path):
+def test_what_an_operator_cannot_do_is_one_sentence():
     for operator in (Field(random(4)), Spectral(random(4)), Matrix(random(4, 4)), Matrix(random(5, 5), axis=3)):
         with pytest.raises(ScheduleError, match=r"^A coefficient of kind .* does not fit samples \(5,\)\.$"):
             operator.apply(random(1, 5))
@@ -94,4 +93,4 @@ def test_what_an_operator_cannot_do_is_one_sentence(tmp_path: Path):
     with pytest.raises(ScheduleError, match="do not compose"):
         table(Field(random(5)), Spectral(random(5)), Field(random(5))).dense()
     with pytest.raises(ScheduleError, match="only numbers are possible here"):
-        save(table(*(Field(random(5)) for _ in range(3))), tmp_path / "x.json", process=process("ve"))
+        invert(table(*(Field(random(5)) for _ in range(3))))

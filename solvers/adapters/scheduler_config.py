@@ -18,6 +18,8 @@ def scheduler_config(file: ScheduleFile, prediction: str = "", timestep_scale: f
     timestep_scale  the network is told timestep_scale * label; by default 1000 for flow (as diffusers counts), else 1
     Raises ScheduleError if the prediction is neither given nor in the file, or another one than there.
     """
+    if file.executable.coefficients != "scalar":
+        raise ScheduleError("The coefficients of this schedule are tensors, and a scheduler_config.json holds numbers.")
     fitted = file.fitted_for.prediction if file.fitted_for else ""
     if prediction and fitted not in ("", prediction):
         raise ScheduleError(f"This schedule was fitted for a network that predicts {fitted}, not {prediction}.")

@@ -32,6 +32,8 @@ def _point_mass(file: ScheduleFile) -> str:
 
     alpha: a_r alpha_T + sum_j B_rj = alpha_r;  sigma^2: (a_r sigma_T)^2 + sum_m G_rm^2 = sigma_r^2. Learned rows may give this up.
     """
+    if file.tableau.layout is not None:
+        return "its coefficients are operators, whose states on a point mass are not compared"
     seen, rows, process = file.tableau.visible, file.tableau.rows, file.process
     dense = file.tableau.dense().at(seen)
     times = torch.tensor([float(rows[i].time) for i in seen], dtype=torch.float64)

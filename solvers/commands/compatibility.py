@@ -5,6 +5,7 @@ from ..compile import compile
 from ..errors import ScheduleError
 from ..file import ScheduleFile
 from ..grids import times
+from ..kinds import Field
 from ..presets import preset
 from ..process import name_of
 from ..tableau import START
@@ -13,7 +14,7 @@ from ..tableau import START
 def compatibility(file: ScheduleFile) -> dict[str, str]:
     """A sentence for every backend."""
     return {
-        "numpy, torch": "everything",
+        "numpy, torch": "everything" + ("; numpy with the lines for operators in docs/schedule-file.md" if file.tableau.layout else ""),
         "diffusers": _diffusers(file),
         "k-diffusion": _k_diffusion(file),
         "comfyui": _comfyui(file),
@@ -23,6 +24,8 @@ def compatibility(file: ScheduleFile) -> dict[str, str]:
 
 
 def _diffusers(file: ScheduleFile) -> str:
+    if file.tableau.layout is not None:
+        return "cannot run: its coefficients are tensors, and a scheduler_config.json holds numbers"
     first = file.tableau.rows[0]
     if first.evaluation is None or dict(first.terms) != {START: 1.0}:
         return "cannot run: x_T is changed before the first evaluation"
@@ -33,6 +36,8 @@ def _diffusers(file: ScheduleFile) -> str:
 def _k_diffusion(file: ScheduleFile) -> str:
     if file.tableau.rows[0].evaluation is None:
         return "cannot run: nothing is asked at x_T"
+    if file.tableau.layout is not None and file.tableau.layout.kind != Field.kind:
+        return "cannot run: no list of sigmas says what noise its states have"
     knobs = sorted({name for e in file.tableau.evals for name in e.knobs} - {"guidance"})
     if knobs:
         return f"cannot run: no {', '.join(knobs)} there"
@@ -71,6 +76,10 @@ def _is_first_order(file: ScheduleFile) -> bool:
 
 
 def _lists(file: ScheduleFile) -> str:
+    try:
+        state_times(file)
+    except ScheduleError as error:
+        return f"cannot run: {error}"
     lost = lost_by_sigmas(file)
     return f"loses {', '.join(lost)}" if lost else "everything, for a sampler of first order (euler, ddim)"
 

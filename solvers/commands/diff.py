@@ -15,6 +15,8 @@ def diff(a: ScheduleFile, b: ScheduleFile) -> list[str]:
         lines.append(
             f"process: {name_of(a.process)} and {name_of(b.process)}" + ", with other numbers" * (type(a.process) is type(b.process))
         )
+    if a.tableau.layout != b.tableau.layout:
+        return [*lines, f"coefficients: {_coefficients(a)} and {_coefficients(b)}"]
     if a.executable.nfe != b.executable.nfe:
         return [*lines, f"evaluations: {a.executable.nfe} and {b.executable.nfe}"]
     for i, (one, other) in enumerate(zip(a.tableau.evals, b.tableau.evals, strict=True)):
@@ -36,6 +38,11 @@ def _steps(a: ScheduleFile, b: ScheduleFile) -> list[str]:
         changed = [f.name for f in msgspec.structs.fields(one) if getattr(one, f.name) != getattr(other, f.name)]
         lines += [f"step {i}: {name} {_number(getattr(one, name))} and {_number(getattr(other, name))}" for name in changed]
     return lines
+
+
+def _coefficients(file: ScheduleFile) -> str:
+    said = file.executable.coefficients
+    return "numbers" if said == "scalar" else said.words
 
 
 def _number(value: Any) -> str:

@@ -41,6 +41,10 @@ def _diffusers(file: ScheduleFile, source: Path, folder: Path, prediction: str) 
 def _comfyui(file: ScheduleFile, source: Path, folder: Path, prediction: str) -> list[str]:
     name = source.name.removesuffix(".json").removesuffix(".schedule")
     write_atomically(folder / "__init__.py", COMFYUI.encode())
+    if file.executable.coefficients != "scalar":  # a file and its sidecar stay side by side
+        write_atomically(
+            folder / "schedules" / file.executable.coefficients.name, (source.parent / file.executable.coefficients.name).read_bytes()
+        )
     write_atomically(folder / "schedules" / f"{name}.schedule.json", source.read_bytes())
     return [
         f"wrote {folder}; put it into ComfyUI/custom_nodes, where Python must find the package `solvers`",

@@ -23,7 +23,9 @@ def show(file: ScheduleFile) -> list[str]:
             told = "" if step.label is None else f", the network told {step.label:.5g}"
             lines.append(f"  step {i}: {time:.5g} -> {step.to:.5g}   {in_words(step)}{told}")
     else:
-        lines += [f"  row {row.slot}: {' + '.join(f'{c:.5g} {slot}' for slot, c in row.terms)}" for row in file.executable.rows]
+        lines += [f"  row {row.slot}: {' + '.join(_term(slot, c) for slot, c in row.terms)}" for row in file.executable.rows]
+    if file.executable.coefficients != "scalar":
+        lines.append(f"[...] is {file.executable.coefficients.words}")
     for score in file.scores:
         ratio = "" if score.ratio is None else f", {score.ratio:.3f} of {score.baseline} ({score.ratio_low:.3f} to {score.ratio_high:.3f})"
         lines.append(f"{score.metric} {score.value:.4g} ({score.low:.4g} to {score.high:.4g}) on {score.seeds} test seeds{ratio}")
@@ -81,6 +83,10 @@ def in_words(step: Step) -> str:
     words += [f"answer {step.answer}"] if step.answer != "network" else []
     words += [f"{step.noise} noise, eta {step.eta:.3g}"] if step.eta else []
     return ", ".join([*words, *(f"{name} {value:.3g}" for name, value in (step.numbers | step.knobs).items())])
+
+
+def _term(slot: str, coefficient: float | str) -> str:
+    return f"[...] {slot}" if isinstance(coefficient, str) else f"{coefficient:.5g} {slot}"
 
 
 def _log_sigma(file: ScheduleFile, time: float) -> float:
