@@ -119,6 +119,11 @@ class Matrix(Operator):
     axis: int = 0
     kind = "matrix"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.values.ndim != 2 or len(self.values) != self.values.shape[1]:
+            raise ScheduleError(f"A coefficient of kind 'matrix' must be square, and this one has shape {tuple(self.values.shape)}.")
+
     @property
     def layout(self) -> Layout:
         """See `Operator`."""

@@ -1,4 +1,6 @@
-"""The statistics of a model that DPM-Solver-v3 integrates with: `python -m teacher.statistics digits --knots 120 --samples 64`.
+"""The statistics of a model that DPM-Solver-v3 integrates with, and a schedule file made of them.
+
+    python -m teacher.statistics digits --knots 120 --samples 64 --nfe 5 --to digits-v3.schedule.json
 
 Per element and at lambdas uniform between the teacher's start and end (Zheng et al. 2023, eq. 6 and 11), over its own images with noise:
 
@@ -6,7 +8,7 @@ Per element and at lambdas uniform between the teacher's start and end (Zheng et
     s, b = the least squares of df/dlambda on f                    f = (1 - l) y - D,  y = x / alpha,  dy/dlambda = D - y
 
 The network is asked as a black box, five times per sample and knot: derivatives are central differences, df/dlambda along the
-trajectory. Results are kept in a content-addressed safetensors file.
+trajectory. Results are kept in the cache, whose file is printed; without --nfe and --to that is all.
 """
 
 import argparse
@@ -15,11 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from solvers import At, draw
-from solvers.dpm_solver_v3 import Statistics
+from solvers import At, Provenance, ScheduleError, ScheduleFile, Statistics, dpm_solver_v3, draw, named_grid, save
 from teacher import cache, models, trajectories
 from teacher.denoiser import Teacher
 from teacher.errors import TeacherError
@@ -32,7 +32,7 @@ NAMES = ("y", "D", "slope")
 def facts_of(teacher: Teacher, knots: int, samples: int) -> dict[str, object]:
     """What decides the statistics."""
     return {
-        "statistics": 1,
+        "statistics": 2,
         "model": teacher.digest,
         "process": repr(teacher.process),
         "span": [teacher.start, teacher.end],
@@ -70,12 +70,12 @@ def statistics(
     return Statistics(**cache.fetch(root, facts_of(teacher, knots, samples), measure))
 
 
-def load(path: Path) -> Statistics:
-    """Statistics from a file that `statistics` wrote. Raises TeacherError."""
-    try:
-        return Statistics(**load_file(path))
-    except Exception as error:
-        raise TeacherError(f"{path} holds no statistics: {error}.") from None
+def write(teacher: Teacher, found: Statistics, nfe: int, order: int, path: Path) -> ScheduleFile:
+    """DPM-Solver-v3 with these statistics as a schedule file, lambda uniform from the teacher's start to its end. Raises ScheduleError."""
+    grid = named_grid("log-snr", teacher.process, nfe, teacher.start, teacher.end)
+    table = dpm_solver_v3(grid, teacher.process, found, order)
+    note = f"DPM-Solver-v3 of order {order}, statistics at {len(found.lambdas)} lambdas"
+    return save(table, path, process=teacher.process, fitted_for=teacher.card, provenance=Provenance(note=note))
 
 
 @torch.no_grad()
@@ -116,8 +116,7 @@ def fit(lambdas: Tensor, diagonal: Tensor, moments: Tensor) -> tuple[Tensor, Ten
     f = torch.stack([1 - l, -one, 0 * one], 1)  # in terms of y, D and the slope of D
     f_slope = torch.stack([-change - (1 - l), 1 - l, -one], 1)
     variance, shared = (torch.einsum("ki...,kij...,kj...->k...", f, covariance, other) for other in (f, f_slope))
-    size = torch.einsum("ki...,kij...,kj...->k...", f, second, f)
-    s = torch.where(variance > 1e-6 * size, shared / variance, 0.0)  # a constant f says nothing of s
+    s = torch.where(variance > 1e-6 * second[:, 1, 1], shared / variance, 0.0)  # a constant f, or one of rounding, says nothing of s
     return l, s, (mean * f_slope).sum(1) - s * (mean * f).sum(1)
 
 
@@ -127,13 +126,22 @@ def main() -> None:
     parser.add_argument("model", help="as in search.py model.name=...")
     parser.add_argument("--knots", type=int, default=120)
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--nfe", type=int, help="also write the schedule of so many evaluations ...")
+    parser.add_argument("--to", type=Path, help="... to this file")
+    parser.add_argument("--order", type=int, default=2, help="of the schedule: 1, 2 or 3")
     said = parser.parse_args()
+    if (said.nfe is None) != (said.to is None):
+        parser.error("--nfe and --to go together")
     try:
         teacher = models.load(said.model)
-        statistics(teacher, said.knots, said.samples, report=lambda k: print(f"\rknot {k} of {said.knots}", end="", file=sys.stderr))
-    except TeacherError as error:
+        found = statistics(
+            teacher, said.knots, said.samples, report=lambda k: print(f"\rknot {k} of {said.knots}", end="", file=sys.stderr)
+        )
+        print(cache.ROOT / f"{cache.key_of(facts_of(teacher, said.knots, said.samples))}.safetensors")
+        if said.to is not None:
+            print(f"wrote {said.to}, id {write(teacher, found, said.nfe, said.order, said.to).id[:16]}")
+    except (TeacherError, ScheduleError) as error:
         sys.exit(f"error: {error}")
-    print(cache.ROOT / f"{cache.key_of(facts_of(teacher, said.knots, said.samples))}.safetensors")
 
 
 if __name__ == "__main__":

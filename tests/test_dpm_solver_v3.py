@@ -1,6 +1,9 @@
 """DPM-Solver-v3: against its formulas in noise prediction written out a second time, its identities, and exact Gaussians."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from oracle import CASES, Gaussian, anisotropic, mixture
 from test_solver_laws import graded, smooth_grid
 from torch import Tensor
 
-from solvers import At, ScheduleError, compile, preset, probe, sample
+from solvers import At, ScheduleError, compile, load, preset, probe, sample
 from solvers.dpm_solver_v3 import Statistics, dpm_solver_v3, plain
 from solvers.process import Process
 from teacher import models
@@ -205,3 +208,34 @@ def test_measured_statistics_make_a_mixture_easier_than_plain_ones(tmp_path: Pat
         table = dpm_solver_v3([start, *grid[80:400:80], end], teacher.process, statistics, 1)
         errors.append(float((sample(teacher.denoiser, x, table) - exact).square().mean().sqrt()))
     assert errors[0] < errors[1]
+
+
+def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[1]
+    command, path = [sys.executable, "-m", "teacher.statistics", *map(str, words)], os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=cwd, env=path, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_command_measures_statistics_and_writes_a_schedule_that_samples(tmp_path: Path):
+    words = ("gaussian", "--knots", 60, "--samples", 8)
+    done = run(*words, "--nfe", 2, "--order", 1, "--to", tmp_path / "x.schedule.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.splitlines()[0]).exists()
+    file, teacher = load(tmp_path / "x.schedule.json"), models.load("gaussian")
+    file.require(teacher.card)
+    table = file.tableau
+    assert table.nfe == 2
+    data = Gaussian(torch.zeros(16, dtype=F64), 1 / torch.arange(1, 17, dtype=F64))
+    x = 80 * torch.randn(8, 16, generator=torch.Generator().manual_seed(0), dtype=F64)
+    exact = data.solution(teacher.process, x, teacher.start, teacher.end)
+    plainly = dpm_solver_v3(table.times[::2], teacher.process, plain(knots(teacher.process, 80.0, 0.02, 80), (16,)), 1)
+    ours, theirs = (float((sample(teacher.denoiser, x, t) - exact).norm()) for t in (table, plainly))
+    assert ours < 0.05 * theirs  # what the statistics know is what two evaluations need
+    for wrong, said in (
+        ((*words, "--nfe", 2), "go together"),
+        ((*words, "--nfe", 2, "--order", 4, "--to", "y.json"), "error: There is no order"),
+    ):
+        failed = run(*wrong, cwd=tmp_path)
+        assert failed.returncode
+        assert said in failed.stderr
+    assert not (tmp_path / "y.json").exists()

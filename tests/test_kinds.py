@@ -90,6 +90,8 @@ def test_what_an_operator_cannot_do_is_one_sentence():
             operator.apply(random(1, 5))
     with pytest.raises(ScheduleError, match="not finite"):
         Field(torch.tensor([1.0, math.nan]))
+    with pytest.raises(ScheduleError, match="must be square"):
+        Matrix(random(2, 3))
     with pytest.raises(ScheduleError, match="do not compose"):
         table(Field(random(5)), Spectral(random(5)), Field(random(5))).dense()
     with pytest.raises(ScheduleError, match="only numbers are possible here"):

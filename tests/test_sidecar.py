@@ -134,10 +134,10 @@ def assert_refused(path: Path, match: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def resigned(path: Path, tensors: dict[str, torch.Tensor], **said: Any) -> None:
+def resigned(written: Path, tensors: dict[str, torch.Tensor], **said: Any) -> None:
     """Other tensors with every hash made right again, as no accident would."""
     data = safetensors.torch.save(tensors)
-    document = json.loads(path.read_bytes())
+    document = json.loads(written.read_bytes())
     document["executable"]["coefficients"] |= {"sha256": sha256(data).hexdigest(), **said}
 
     def digest(part: Any) -> str:
@@ -145,8 +145,8 @@ def resigned(path: Path, tensors: dict[str, torch.Tensor], **said: Any) -> None:
 
     document["id"] = digest(document["executable"])
     document["digest"] = digest({k: v for k, v in document.items() if k not in ("executable", "digest")})
-    (path.parent / f"{sha256(data).hexdigest()}.safetensors").write_bytes(data)
-    path.write_text(json.dumps(document))
+    (written.parent / f"{sha256(data).hexdigest()}.safetensors").write_bytes(data)
+    written.write_text(json.dumps(document))
 
 
 def test_a_missing_damaged_or_swapped_sidecar_is_one_sentence(written: Path, tmp_path: Path):
