@@ -12,6 +12,7 @@ from .compile import compile
 from .dpm_solver_v3 import Statistics, dpm_solver_v3
 from .errors import ScheduleError
 from .file import FittedFor, Provenance, ScheduleFile, Score, load, save
+from .gddim import gddim_bdm, gddim_cld
 from .grids import GRIDS, lambdas, named_grid, sigmas, times
 from .invert import growth, invert
 from .noise import draw, initial
@@ -52,6 +53,9 @@ __all__ = [
     "compile",
     "dpm_solver_v3",
     "draw",
+    "extend",
+    "gddim_bdm",
+    "gddim_cld",
     "growth",
     "initial",
     "invert",

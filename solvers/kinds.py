@@ -7,11 +7,8 @@
 
 Numbers stay the fast path: an executor meets an operator in one line, and `apply` is the only place that knows the kinds.
 Operators of one kind compose among themselves (that is what a closed form needs); those of two kinds do not.
-DPM-Solver-v3 (Zheng et al. 2023) has coefficients per element. gDDIM (Zhang et al. 2023) has them in the two other kinds:
-    blurring diffusion  x = C^T (alpha_k C x0) + sigma eps with an alpha per frequency k, and so a number per frequency in every
-                        row; DDIM's are sigma_t / sigma_s and Spectral(alpha_t - alpha_s sigma_t / sigma_s)
-    critically damped   u = (x, v): u_t = Psi(t, s) u_s + sum_j C_j eps_j, C_j = integral of Psi(t, r) G G^T R^-T l_j(r) / 2 dr,
-    Langevin dynamics   Matrix(Psi), Matrix(C_j) along the axis that holds position and velocity, R R^T the covariance of u
+DPM-Solver-v3 (Zheng et al. 2023) has coefficients per element. gDDIM (Zhang et al. 2023) has them in the two other kinds,
+per frequency for blurring diffusion, and between position and velocity for Langevin diffusion (`gddim.py`).
 In a file they stand in a sidecar of tensors, and `Layout` says what these are.
 """
 

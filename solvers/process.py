@@ -18,6 +18,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from .damped import excess
 from .errors import ScheduleError
 from .theta import share, time_of_share
 
@@ -274,7 +275,52 @@ class MeanReverting(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="m
         return time_of_share(self.theta, minus_two_log_alpha / (-2 * math.log(self.alpha_end)))
 
 
-Process = VPLinear | VPCosine | VPDiscrete | VE | Flow | MeanReverting
+class CriticallyDamped(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="critically-damped"):
+    """The position of critically damped Langevin diffusion (langevin.py), whose velocity starts with variance gamma mass.
+
+    Dockhorn, Vahdat, Kreis 2022, appendix B:
+
+    alpha = (1 + w) exp(-w)      sigma^2 = 1 - alpha^2 - (1 - gamma) (w exp(-w))^2      w = beta t / sqrt(mass)
+    """
+
+    beta: float = 4.0
+    mass: float = 0.25
+    gamma: float = 0.04
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf or not 0 < self.mass < math.inf or not 0 < self.gamma <= 1:
+            raise ScheduleError("critically-damped needs positive beta and mass and 0 < gamma <= 1.")
+
+    @property
+    def rate(self) -> float:
+        """W at t = 1."""
+        return self.beta / self.mass**0.5
+
+    def log_alpha(self, t: Any) -> Tensor:
+        """See the class."""
+        w = self.rate * as_time(t)
+        return torch.log1p(w) - w
+
+    def sigma(self, t: Any) -> Tensor:
+        """See the class."""
+        w = self.rate * as_time(t)
+        return torch.exp(-w) * (excess(w) + self.gamma * w**2).sqrt()
+
+    def time_of(self, lambda_: Any) -> Tensor:
+        """Bisection in log t, then a step of Newton that carries the derivative; lambda_ = inf gives 0."""
+        lambda_ = as_time(lambda_)
+        low, high = (torch.full_like(lambda_.detach(), end) for end in (-40.0, 6.0))
+        for _ in range(60):
+            middle = (low + high) / 2
+            noisy = self.lambda_of(middle.exp() / self.rate) < lambda_.detach()
+            low, high = torch.where(noisy, low, middle), torch.where(noisy, middle, high)
+        w = low.exp()
+        slope = -w / (1 + w) - (2 * w**2 + self.gamma * w * (1 - w)) / (excess(w) + self.gamma * w**2)
+        found = w + (torch.where(lambda_ == torch.inf, 0.0, lambda_) - self.lambda_of(w / self.rate)) / slope
+        return torch.where(lambda_ == torch.inf, 0.0, found / self.rate)
+
+
+Process = VPLinear | VPCosine | VPDiscrete | VE | Flow | MeanReverting | CriticallyDamped
 PROCESSES: dict[str, type[Process]] = {
     "vp-linear": VPLinear,
     "vp-cosine": VPCosine,
@@ -282,6 +328,7 @@ PROCESSES: dict[str, type[Process]] = {
     "ve": VE,
     "flow": Flow,
     "mean-reverting": MeanReverting,
+    "critically-damped": CriticallyDamped,
 }
 
 
@@ -298,7 +345,7 @@ def name_of(process: BaseProcess) -> str:
 
 
 def process(name: str, **options: Any) -> Process:
-    """Make a process by name: "vp-linear", "vp-cosine", "vp-discrete", "ve", "flow", "mean-reverting"; options as in the classes above.
+    """Make a process by name, one of `PROCESSES`; options as in the classes above.
 
     alphas_cumprod may be a list, an array or a tensor. Raises ScheduleError for an unknown name or option.
     """
