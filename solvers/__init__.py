@@ -53,7 +53,6 @@ __all__ = [
     "compile",
     "dpm_solver_v3",
     "draw",
-    "extend",
     "gddim_bdm",
     "gddim_cld",
     "growth",
