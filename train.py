@@ -1,4 +1,6 @@
-"""Learn the numbers of one schedule by gradient; trains no network: `python train.py schedule=FILE`. Settings: conf/train.yaml."""
+"""Learn the numbers of a schedule by gradient; trains no network: `python train.py schedule=FILE`, or several to start from,
+`schedule=FILE,FILE`, or `model=digits nfe=5` to start from the best known solvers. Settings: conf/train.yaml.
+"""
 
 import sys
 
@@ -24,10 +26,10 @@ def main(config: DictConfig) -> None:
     except (CampaignError, ScheduleError, TeacherError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; nothing was written")
+        sys.exit("stopped; the same command goes on from here")
     console.print(table)
     console.print(f"schedule: {path}")
 
 
 if __name__ == "__main__":
-    start(main)
+    start(main, lists=("schedule",))

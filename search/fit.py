@@ -100,11 +100,10 @@ class Fit:
         """The parametrisation of a stage."""
         return Parametrisation(self.schedule, self.stages[stage][0], self.learner.consistency)
 
-    def begin(self) -> Point:
-        """The start: the schedule itself."""
+    def begin(self, delta: float | None = None) -> Point:
+        """The start: the schedule itself. delta: huber's, by default twice the median here; fits that are compared share it."""
         table, loss = compile(self.schedule), Loss(self.learner.objective)
-        costs = self.costs(self.fit_on, table, loss)
-        delta = 2 * float(costs.median().sqrt())
+        delta = delta or 2 * float(self.costs(self.fit_on, table, loss).median().sqrt())
         loss = Loss(self.learner.objective, delta)
         value, select = (loss.together(self.costs(block, table, loss)) for block in (self.fit_on, self.select_on))
         theta = tuple(self.form(0).zeros().tolist())

@@ -1,0 +1,62 @@
+"""Where learning starts from: files that were named, or else the best known solvers, tuned for the model and the budget."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.progress import Progress
+
+from search import baselines, storage
+from search.board import Board
+from search.campaign import campaign, claim
+from search.errors import CampaignError
+from search.settings import Named, Settings
+from search.tune import tune_known
+from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, load
+from solvers.commands.interpolate import for_nfe
+from teacher.denoiser import Teacher
+
+COUNT = 3  # known solvers, each of another kind
+
+
+class Start(NamedTuple):
+    """A schedule, what a table calls it, and what a file says that it came from."""
+
+    schedule: SolverSchedule
+    name: str
+    origin: str
+    provenance: Provenance = Provenance()
+
+
+def fitted_for(paths: Sequence[str]) -> Named:
+    """The model that the first file was fitted for."""
+    fitted = load(paths[0]).fitted_for or FittedFor()
+    return Named(fitted.model, {} if fitted.guidance is None else {"guidance": fitted.guidance})
+
+
+def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bool) -> list[Start]:
+    """The schedules of the files, at `nfe` evaluations or the first file's. Raises ScheduleError or CampaignError in a sentence."""
+    files = [load(path) for path in paths]
+    for file in files:
+        file.require(teacher.card, insist=insist)
+    return [_of_file(file, path, nfe or files[0].executable.nfe) for file, path in zip(files, paths, strict=True)]
+
+
+def _of_file(file: ScheduleFile, path: str, nfe: int) -> Start:
+    if file.recipe is None:
+        raise CampaignError(f"{path} carries rows but no recipe; only a schedule with steps can be learned.")
+    name, own = Path(path).name.removesuffix(".schedule.json"), file.executable.nfe
+    if own == nfe:
+        return Start(file.recipe, name, file.id, file.provenance)
+    return Start(for_nfe(file.recipe, nfe), f"{name} from NFE {own}", f"{file.id} interpolated from NFE {own}", file.provenance)
+
+
+def of_known(settings: Settings, progress: Progress) -> list[Start]:
+    """The best known solvers on `select`, each of another kind; their scores are kept in the directory of the settings."""
+    ours = campaign(settings, progress)
+    claim(ours)
+    base = storage.open_storage(f"sqlite:///{ours.directory / 'study.sqlite'}")
+    with Board(base.engine, ours.name, settings.grace).at_work() as board:
+        best = baselines.best_per_solver(tune_known(ours, board)[0])[:COUNT]
+    provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
+    return [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in best]
