@@ -1,5 +1,6 @@
-"""Learn the numbers of a schedule by gradient; trains no network: `python train.py schedule=FILE`, or several to start from,
-`schedule=FILE,FILE`, or `model=digits nfe=5` to start from the best known solvers. Settings: conf/train.yaml.
+"""Learn the numbers of a schedule by gradient; trains no network: `python train.py schedule=FILE`. Settings: conf/train.yaml.
+
+Several starts, of which the best on `select` wins: `schedule=FILE,FILE`, or `model=digits nfe=5` for the best known solvers.
 """
 
 import sys

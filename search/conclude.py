@@ -3,9 +3,10 @@
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -13,16 +14,20 @@ from optuna.trial import FrozenTrial
 
 from search import baselines, report, result, tracker, tune
 from search.board import Board
-from search.campaign import Campaign, cores
+from search.campaign import Campaign, cores, question
 from search.errors import CampaignError
+from search.fit import Fit, Learner
+from search.follow import followed, told
 from search.objective import objective
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored
 from search.statistics import interval, ratio
-from solvers import Provenance, ScheduleFile, Score, SolverSchedule, compile, save
+from solvers import Provenance, ScheduleFile, Score, SolverSchedule, Tableau, compile, save
 from solvers.atomic import write_atomically
-from teacher import trajectories
+from teacher import cache, trajectories
 from teacher.trajectories import Targets
+
+POLISHED = 3  # finalists a learner starts from, beside the best known solver
 
 
 def conclude(
@@ -41,21 +46,28 @@ def conclude(
         raise CampaignError("Every candidate diverged; nothing can be exported.")
     finalists = [campaign.space.decode(t.params) for t in best_first]
     select = campaign.scores([compile(s) for s in finalists], "select")
-    winner = min(range(len(best_first)), key=select.__getitem__)
-    found, trial = finalists[winner], best_first[winner]
+    order = sorted(range(len(best_first)), key=select.__getitem__)
+    found, trial = finalists[order[0]], best_first[order[0]]
+    searched = Sampler("searched" if settings.learner else "found", found, compile(found), found)
+    ours = searched
+    if settings.learner:
+        first = order[:POLISHED]
+        starts = {f"trial {best_first[k].number}": finalists[k] for k in first} | {known[0].name: baselines.schedule(known[0], teacher)}
+        ours = learned(campaign, settings.learner, starts)
     curves = tune.other_budgets(campaign, board, known)
     reads = _count_read(campaign)
     test = campaign.on("test")
     targets = test.targets
     best = [known[0], *(item for item in baselines.best_per_solver(known) if item.solver != known[0].solver)][:10]
-    schedules = [found, *(baselines.schedule(item, teacher) for item in best)]
-    pictures = [test.images(compile(s)) for s in campaign.progress.track(schedules, description="test")]
-    scored = [
-        score_on_test(campaign, targets, name, s, x, pictures[1])
-        for name, s, x in zip(["found", *(item.name for item in best)], schedules, pictures, strict=True)
-    ]
+    rivals = [Sampler(item.name, steps := baselines.schedule(item, teacher), compile(steps), steps) for item in best]
+    samplers = [ours, *rivals, *([searched] if ours is not searched else [])]
+    pictures = [test.images(sampler.table) for sampler in campaign.progress.track(samplers, description="test")]
+    scored = [score_on_test(campaign, targets, s.name, s.table.nfe, x, pictures[1]) for s, x in zip(samplers, pictures, strict=True)]
     path = campaign.directory / f"{campaign.name}.schedule.json"
-    file = export(campaign, path, found, trial.number, targets, scored[0], scored[1], reads)
+    file = export(campaign, path, searched, trial.number, targets, scored[samplers.index(searched)], scored[1], reads)
+    if settings.learner and ours is not searched:
+        path = campaign.directory / f"{campaign.name}-{settings.learner.level.replace('+', '-')}.schedule.json"
+        file = export(campaign, path, ours, None, targets, scored[0], scored[1], reads)
     chosen = dict(zip((t.number for t in best_first), select, strict=True))
     outcome = Result(
         model=teacher.name,
@@ -80,14 +92,37 @@ def conclude(
         seconds=time.monotonic() - started,
         test_reads=reads,
         ranks=tuple(ranked(trials, campaign.space.distributions())),
+        learner=settings.learner,
+        learned=ours.note,
         machine=f"{platform.machine()}, {settings.workers or cores()} cores, torch {torch.__version__}",
     )
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}
-    report.write(campaign.directory, outcome, found, schedules[1], shown)
+    report.write(campaign.directory, outcome, ours.steps, rivals[0].steps, shown)
     result.write(outcome, campaign.directory / "result.json")
     mirror.schedule(path, {"nfe": settings.nfe, "id": file.id, "ratio": scored[0].ratio.value})
     mirror.close({"test/rmse": scored[0].rmse.value, "test/ratio": scored[0].ratio.value})
     return outcome
+
+
+class Sampler(NamedTuple):
+    """What is scored: `steps` are those shown; the recipe is missing where coefficients were learned."""
+
+    name: str
+    steps: SolverSchedule
+    table: Tableau
+    recipe: SolverSchedule | None
+    note: str = ""
+
+
+def learned(campaign: Campaign, learner: Learner, starts: Mapping[str, SolverSchedule]) -> Sampler:
+    """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
+    blocks = [campaign.on(block).targets for block in ("fit", "select")]
+    fits = [Fit(campaign.teacher, schedule, *blocks, learner) for schedule in starts.values()]
+    asked = question(campaign) | {"learner": learner, "starts": starts}
+    points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
+    best = min(range(len(fits)), key=lambda k: points[k].best)
+    fit, point = fits[best], points[best]
+    return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, list(starts)[best]))
 
 
 def _count_read(campaign: Campaign) -> int:
@@ -98,9 +133,7 @@ def _count_read(campaign: Campaign) -> int:
     return reads
 
 
-def score_on_test(
-    campaign: Campaign, targets: Targets, name: str, schedule: SolverSchedule, pictures: torch.Tensor, baseline: torch.Tensor
-) -> Scored:
+def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pictures: torch.Tensor, baseline: torch.Tensor) -> Scored:
     """RMSE and LPIPS with intervals, paired with the baseline's pictures of the same seeds."""
 
     def both(kind: str) -> tuple[Interval, Interval, torch.Tensor]:
@@ -111,11 +144,11 @@ def score_on_test(
     value, relative, squares = both("rmse")
     lpips = {kind: both(kind)[:2] for kind in campaign.settings.perceptual[:1]} if len(campaign.teacher.shape) == 3 else {}
     perceived = next(iter(lpips.values()), (None, None))
-    return Scored(name, compile(schedule).nfe, value, float(squares.sqrt().median()), relative, *perceived)
+    return Scored(name, nfe, value, float(squares.sqrt().median()), relative, *perceived)
 
 
 def export(
-    campaign: Campaign, path: Path, found: SolverSchedule, trial: int, targets: Targets, score: Scored, baseline: Scored, reads: int
+    campaign: Campaign, path: Path, sampler: Sampler, trial: int | None, targets: Targets, score: Scored, baseline: Scored, reads: int
 ) -> ScheduleFile:
     """Write the schedule file with what it was fitted for, its test scores and where it comes from."""
     teacher = campaign.teacher
@@ -135,5 +168,7 @@ def export(
         licence=teacher.licence,
         calls_per_evaluation=teacher.calls,
         test_reads=reads,
+        note=sampler.note,
     )
-    return save(compile(found), path, recipe=found, fitted_for=fitted_for, scores=scores, provenance=provenance)
+    recipe, process = sampler.recipe, sampler.steps.process
+    return save(sampler.table, path, recipe=recipe, process=process, fitted_for=fitted_for, scores=scores, provenance=provenance)

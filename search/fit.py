@@ -120,8 +120,11 @@ class Fit:
 
     def recipe(self, point: Point) -> SolverSchedule | None:
         """The steps that compile to that table; none once coefficients have left their theory."""
-        form = self.form(point.best_stage)
-        return None if form.deltas else form.recipe(torch.tensor(point.best_theta, dtype=torch.float64))
+        return None if self.form(point.best_stage).deltas else self.steps(point)
+
+    def steps(self, point: Point) -> SolverSchedule:
+        """The steps with the times and labels of that table: the theory that its coefficients are learned from."""
+        return self.form(point.best_stage).recipe(torch.tensor(point.best_theta, dtype=torch.float64))
 
     def distance(self, point: Point) -> float:
         """How far the times moved: the largest change of an inner one, in lambda."""

@@ -149,6 +149,7 @@ def _facts(result: Result) -> dict[str, str]:
         },
         "trials": f"{len(result.trials):,} ({sum(t.fit is None for t in result.trials):,} diverged, {stopped:,} stopped early)",
         **({"predictor": _ranks(result)} if result.ranks else {}),
+        **({"learning": result.learned} if result.learned else {}),
         "time": _duration(result.seconds),
         "machine": result.machine,
         "test seeds read": "once" if reads == 1 else f"{reads} times; the intervals do not account for repeated reading",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from search.fit import Learner
 from solvers.atomic import write_atomically
 
 
@@ -96,6 +97,7 @@ class Result(msgspec.Struct, frozen=True):
     curves            for other budgets, the best known solvers on `select` (not test): [Known]
     known             every tuned known solver, best first
     ranks             how well the predictor ranked trials before they were scored
+    learner, learned  what polished the finalists, and how it went; none: the found schedule is the searched one
     """
 
     model: str
@@ -119,6 +121,8 @@ class Result(msgspec.Struct, frozen=True):
     test_reads: int
     machine: str
     ranks: tuple[Ranked, ...] = ()
+    learner: Learner | None = None
+    learned: str = ""
 
 
 def write(result: Result, path: Path) -> None:
@@ -129,3 +133,9 @@ def write(result: Result, path: Path) -> None:
 def read(path: Path) -> Result:
     """The inverse of `write`."""
     return msgspec.json.decode(path.read_bytes(), type=Result)
+
+
+def concluded(path: Path, learner: Learner | None) -> Result | None:
+    """What `write` left there, if it is there and was polished as is asked now. No learner: as it is."""
+    found = read(path) if path.exists() else None
+    return found if found and learner in (None, found.learner) else None
