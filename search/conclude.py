@@ -17,8 +17,8 @@ from search.board import Board
 from search.campaign import Campaign, cores, question
 from search.errors import CampaignError
 from search.fit import Fit, Learner
-from search.follow import followed, told
-from search.objective import objective
+from search.follow import followed, state_of, told
+from search.objective import objective, root_trimmed, share_of_worst
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored
 from search.statistics import interval, ratio
@@ -60,7 +60,7 @@ def conclude(
     targets = test.targets
     best = [known[0], *(item for item in baselines.best_per_solver(known) if item.solver != known[0].solver)][:10]
     rivals = [Sampler(item.name, steps := baselines.schedule(item, teacher), compile(steps), steps) for item in best]
-    samplers = [ours, *rivals, *([searched] if ours is not searched else [])]
+    samplers = [ours, rivals[0], *([searched] if ours is not searched else []), *rivals[1:]]
     pictures = [test.images(sampler.table) for sampler in campaign.progress.track(samplers, description="test")]
     scored = [score_on_test(campaign, targets, s.name, s.table.nfe, x, pictures[1]) for s, x in zip(samplers, pictures, strict=True)]
     path = campaign.directory / f"{campaign.name}.schedule.json"
@@ -99,6 +99,7 @@ def conclude(
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}
     report.write(campaign.directory, outcome, ours.steps, rivals[0].steps, shown)
     result.write(outcome, campaign.directory / "result.json")
+    state_of(campaign.directory / "learner").unlink(missing_ok=True)
     mirror.schedule(path, {"nfe": settings.nfe, "id": file.id, "ratio": scored[0].ratio.value})
     mirror.close({"test/rmse": scored[0].rmse.value, "test/ratio": scored[0].ratio.value})
     return outcome
@@ -116,8 +117,8 @@ class Sampler(NamedTuple):
 
 def learned(campaign: Campaign, learner: Learner, starts: Mapping[str, SolverSchedule]) -> Sampler:
     """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
-    blocks = [campaign.on(block).targets for block in ("fit", "select")]
-    fits = [Fit(campaign.teacher, schedule, *blocks, learner) for schedule in starts.values()]
+    fit_on, select_on = campaign.on("fit").targets, campaign.on("select").targets
+    fits = [Fit(campaign.teacher, schedule, fit_on, select_on, learner) for schedule in starts.values()]
     asked = question(campaign) | {"learner": learner, "starts": starts}
     points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = min(range(len(fits)), key=lambda k: points[k].best)
@@ -144,7 +145,9 @@ def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pic
     value, relative, squares = both("rmse")
     lpips = {kind: both(kind)[:2] for kind in campaign.settings.perceptual[:1]} if len(campaign.teacher.shape) == 3 else {}
     perceived = next(iter(lpips.values()), (None, None))
-    return Scored(name, nfe, value, float(squares.sqrt().median()), relative, *perceived)
+    return Scored(
+        name, nfe, value, float(squares.sqrt().median()), relative, *perceived, float(root_trimmed(squares)), float(share_of_worst(squares))
+    )
 
 
 def export(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from search.errors import CampaignError
 from search.losses import Loss
-from search.parametrise import LEVELS, Parametrisation
+from search.parametrise import LEVELS, NESTED, Parametrisation
 from search.residuals import Batch, batches, jacobians
 from solvers import ScheduleError, SolverSchedule, Tableau, compile
 from teacher.denoiser import Teacher
@@ -56,7 +56,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """(level, shrink) in order. Raises CampaignError for a level that does not exist."""
         if self.level not in LEVELS:
             raise CampaignError(f"There is no learner level {self.level!r}; there are {', '.join(LEVELS)}.")
-        before = LEVELS[: LEVELS.index(self.level)]
+        before = NESTED[: NESTED.index(self.level)] if self.level in NESTED else ()
         return [*((level, self.shrink[0]) for level in before), *((self.level, s) for s in self.shrink)]
 
 

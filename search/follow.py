@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import torch
 from rich.progress import Progress
 
 from search.errors import CampaignError
@@ -48,7 +49,11 @@ def told(work: Fit, point: Point, source: str) -> str:
     """What a file says of how it was learned and how far it moved."""
     level, shrink = work.stages[point.best_stage]
     deltas = point.best_theta[len(point.best_theta) - len(work.form(point.best_stage).deltas) :]
-    moved = f", coefficients by up to {max(map(abs, deltas)):.3g} of a first-order step" if deltas else ""
+    form, theta = work.form(point.best_stage), torch.tensor(point.best_theta, dtype=torch.float64)
+    moved = "".join(
+        f", {name}s by up to {float((value - form.ratios(0 * theta)[name]).abs().max()):.3g}" for name, value in form.ratios(theta).items()
+    )
+    moved += f", coefficients by up to {max(map(abs, deltas)):.3g} of a first-order step" if deltas else ""
     return (
         f"learned at level {level} from {source}, {len(point.curve) - 1} iterations, {work.learner.objective}, shrinkage {shrink:g}; "
         f"times moved by up to {work.distance(point):.3g} in lambda{moved}"

@@ -101,10 +101,14 @@ def _pictures(result: Result, found: SolverSchedule, known: SolverSchedule | Non
 def _scores(result: Result) -> tuple[list[str], list[list[Cell]]]:
     everyone = (result.found, result.baseline, *result.others)
     perceptual = any(scored.lpips for scored in everyone)
-    header = ["sampler", "ratio", "RMSE", "median", *(["LPIPS"] if perceptual else []), "NFE", "calls"]
+    header = ["sampler", "ratio", "RMSE", "median", "worst 3 %", *(["LPIPS"] if perceptual else []), "NFE", "calls"]
     rows = []
     for scored in everyone:
-        row = [Cell(scored.name), _relative(scored, result.baseline), _interval(scored.rmse), Cell(_number(scored.median))]
+        row = [Cell(scored.name), _relative(scored, result.baseline), _interval(scored.rmse)]
+        robust = (
+            ("", "") if scored.trimmed is None or scored.worst is None else (f"{_number(scored.trimmed)} trimmed", _percent(scored.worst))
+        )
+        row += [Cell(_number(scored.median), robust[0]), Cell(robust[1])]
         row += [_interval(scored.lpips) if scored.lpips else Cell("")] if perceptual else []
         rows.append([*row, Cell(str(scored.nfe)), Cell(str(scored.nfe * result.calls_per_evaluation))])
     rows[1][0] = Cell(result.baseline.name, "best known")
@@ -276,8 +280,9 @@ pre { margin: 0; padding: 1rem 1.2rem; background: var(--wash); border: 1px soli
 </style>
 <header><p>Fewstep, $title</p><h1>$sentence</h1><p>$numbers</p></header>
 <section><h2>On the test seeds</h2>$scores<p class=note>RMSE to the teacher over seeds and pixels, in network units, and the median of the
-seeds' own; ratio: RMSE over the best known solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds; NFE: network
-evaluations per sample; calls: network calls behind them.</p></section>
+seeds' own; trimmed: without the worst 3&nbsp;% of seeds, beside the share of the squared error that these hold; ratio: RMSE over the best
+known solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds; NFE: network evaluations per sample; calls: network
+calls behind them.</p></section>
 <div class=pictures>$pictures</div>
 <section><h2>The steps found</h2><p>Times are those of the process <b>$process</b>, from noise to data.</p>$steps</section>
 <section><h2>Use it</h2><pre tabindex=0>$snippet</pre></section>

@@ -19,7 +19,8 @@ class Interval(msgspec.Struct, frozen=True):
 class Scored(msgspec.Struct, frozen=True):
     """One sampler on the test seeds. ratio: its RMSE over the best known solver's, paired on the same seeds.
 
-    median is that of the per-seed RMSE: a few bifurcating seeds can carry most of a mean square.
+    median is that of the per-seed RMSE: a few bifurcating seeds can carry most of a mean square. trimmed is the RMSE without the
+    worst 3 % of seeds, worst the share of the squared error that these hold.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Scored(msgspec.Struct, frozen=True):
     ratio: Interval
     lpips: Interval | None = None
     lpips_ratio: Interval | None = None
+    trimmed: float | None = None
+    worst: float | None = None
 
 
 class Known(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """Where learning starts from: files that were named, or else the best known solvers, tuned for the model and the budget."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ from search.board import Board
 from search.campaign import campaign, claim
 from search.errors import CampaignError
 from search.settings import Named, Settings
+from search.space import table_distance
 from search.tune import tune_known
-from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, load
+from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, Tableau, compile, load
 from solvers.commands.interpolate import for_nfe
 from teacher.denoiser import Teacher
 
@@ -57,6 +59,17 @@ def of_known(settings: Settings, progress: Progress) -> list[Start]:
     claim(ours)
     base = storage.open_storage(f"sqlite:///{ours.directory / 'study.sqlite'}")
     with Board(base.engine, ours.name, settings.grace).at_work() as board:
-        best = baselines.best_per_solver(tune_known(ours, board)[0])[:COUNT]
+        known, _ = tune_known(ours, board)
     provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
-    return [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in best]
+    best = [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in baselines.best_per_solver(known)]
+    return list(itertools.islice(_distinct(best), COUNT))
+
+
+def _distinct(starts: Sequence[Start]) -> Iterator[Start]:
+    """Without those that sample like one before: some solvers are others until their numbers are learned."""
+    before: list[Tableau] = []
+    for start in starts:
+        table = compile(start.schedule)
+        if all(table_distance(table, other) > 1e-9 for other in before):
+            before.append(table)
+            yield start
