@@ -111,7 +111,10 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
 
 def compared(names: Sequence[str], points: Sequence[Point], errors: Tensor, first: int, chosen: int, title: str) -> Table:
     """Every start, and what was learned from it below; squared test errors [2 starts, seeds] in that order, ratios to the start `first`."""
-    table = Table("start", "fit", "select", "test RMSE (95 %)", "median", "trimmed", "worst 3 %", "ratio (95 %)", title=title)
+    table = Table(title=title)
+    table.add_column("start", min_width=16, overflow="fold")
+    for name in ("fit", "select", "test RMSE", "median", "trimmed", "worst 3 %", "ratio"):
+        table.add_column(name, justify="right", overflow="fold")
     for k, (name, point) in enumerate(zip(names, points, strict=True)):
         best = min(point.curve, key=lambda entry: entry.select)
         for row, label, entry in ((2 * k, name, point.curve[0]), (2 * k + 1, "  learned", best)):

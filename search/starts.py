@@ -62,10 +62,10 @@ def of_known(settings: Settings, progress: Progress) -> list[Start]:
         known, _ = tune_known(ours, board)
     provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
     best = [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in baselines.best_per_solver(known)]
-    return list(itertools.islice(_distinct(best), COUNT))
+    return list(itertools.islice(distinct(best), COUNT))
 
 
-def _distinct(starts: Sequence[Start]) -> Iterator[Start]:
+def distinct(starts: Sequence[Start]) -> Iterator[Start]:
     """Without those that sample like one before: some solvers are others until their numbers are learned."""
     before: list[Tableau] = []
     for start in starts:
