@@ -87,7 +87,7 @@ class Parametrisation:
             for j in range(r if self.consistency == "relaxed" else r - 1):
                 has = abs(float(table.B[index, j] - keep * table.B[source, j])) > 1e-12
                 (own if has else other).append((r, j))
-        states = [(r, -1) for r in range(1, len(forms))] if self.consistency == "relaxed" else []
+        states = [(r, -1) for r in range(1 if forms[0][0] == 0 else 0, len(forms))] if self.consistency == "relaxed" else []
         return (*own, *states, *(other if self.level == "rows" else ()))
 
     @functools.cached_property
@@ -141,23 +141,26 @@ class Parametrisation:
         dense, forms, process = theory.dense(), self._forms, self.schedule.process
         end = torch.tensor(self.schedule.times[-1], dtype=torch.float64)
         points = [(e.alpha, e.sigma) for e in theory.evals] + [(process.alpha(end), process.sigma(end))]
-        first = theory.rows[0]
-        rows = [Row("x0", first.time, first.terms, first.evaluation)]
+        before = [] if theory.rows[0].evaluation else [theory.rows[0]]  # a first step that guesses its answer
+        names = [f"x{r + len(before)}" for r in range(len(forms))]
+        opening = theory.rows[forms[0][0]]
+        scale = dense.a[forms[0][0]] * (1 + delta.get((0, -1), torch.zeros((), dtype=torch.float64)))
+        rows = [*before, Row(names[0], opening.time, {START: scale}, opening.evaluation)]
         for r in range(1, len(forms)):
             (i, s), newest = forms[r], r - 1
             source = forms[s][0]
             keep = points[r][1] / points[s][1]
             gain = points[r][0] - keep * points[s][0]
             state = keep * (1 + delta[r, -1]) if (r, -1) in delta else keep
-            terms: dict[str, Coefficient] = {f"x{s}": state}
+            terms: dict[str, Coefficient] = {names[s]: state}
             if abs(float(self._rest[r])) > 1e-12:
                 terms[START] = dense.a[i] - keep * dense.a[source]
             moved = [delta.get((r, j), torch.zeros((), dtype=torch.float64)) for j in range(r)]
             if self.consistency == "kept":
                 moved[newest] = moved[newest] - sum(moved[:newest])
             terms |= {f"D{j}": dense.B[i, j] - keep * dense.B[source, j] + gain * moved[j] for j in range(r)}
-            rows.append(Row(f"x{r}", theory.rows[i].time, terms, theory.rows[i].evaluation))
-        return Tableau(tuple(rows))
+            rows.append(Row(names[r], theory.rows[i].time, terms, theory.rows[i].evaluation))
+        return Tableau(tuple(rows), sigma=theory.sigma)
 
     @functools.cached_property
     def _rest(self) -> list[float]:
