@@ -114,7 +114,8 @@ class Batch:
             def remainder(vector: Tensor, stage: int = stage) -> Tensor:
                 if not stage:
                     state, request = advance(begin(Tableau(numbers.fill(vector)), self.noise))
-                    return self.finish(state, self.ask(*request), view)
+                    assert request is not None
+                    return self.finish(state, self.ask(request.x, request.at, request.knobs), view)
                 forked = replace(waiting[stage - 1], rows=numbers.fill(vector))
                 return self.finish(forked, answers[stage - 1], view)
 

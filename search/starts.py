@@ -1,24 +1,26 @@
 """Where learning starts from: files that were named, or else the best known solvers, tuned for the model and the budget."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from rich.progress import Progress
 
 from search import baselines, storage
 from search.board import Board
 from search.campaign import campaign, claim
 from search.errors import CampaignError
+from search.result import Known
 from search.settings import Named, Settings
 from search.space import table_distance
 from search.tune import tune_known
-from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, Tableau, compile, load
+from solvers import FittedFor, Provenance, ScheduleError, ScheduleFile, SolverSchedule, Tableau, compile, load
 from solvers.commands.interpolate import for_nfe
 from teacher.denoiser import Teacher
 
-COUNT = 3  # known solvers, each of another kind
+COUNT = 3  # starts, where known solvers are tuned
+KINDS = 8  # of known solvers, among which they are chosen
 
 
 class Start(NamedTuple):
@@ -54,15 +56,40 @@ def _of_file(file: ScheduleFile, path: str, nfe: int) -> Start:
 
 
 def of_known(settings: Settings, progress: Progress) -> list[Start]:
-    """The best known solvers on `select`, each of another kind; their scores are kept in the directory of the settings."""
+    """The best on `select` of the best known solvers of each kind, as they are and with a guessed first answer.
+
+    Scores are kept in the directory of the settings.
+    """
     ours = campaign(settings, progress)
     claim(ours)
     base = storage.open_storage(f"sqlite:///{ours.directory / 'study.sqlite'}")
     with Board(base.engine, ours.name, settings.grace).at_work() as board:
         known, _ = tune_known(ours, board)
+    kinds = baselines.best_per_solver(known)[:KINDS]
     provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
-    best = [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in baselines.best_per_solver(known)]
-    return list(itertools.islice(distinct(best), COUNT))
+    plain = [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in kinds]
+    found = list(distinct([*plain, *guessed(kinds, ours.teacher, provenance)]))
+    scores = ours.scores([compile(start.schedule) for start in found], "select")
+    return [found[k] for k in sorted(range(len(found)), key=scores.__getitem__)[:COUNT]]
+
+
+def guessed(known: Sequence[Known], teacher: Teacher, provenance: Provenance) -> Iterator[Start]:
+    """The same solvers with one step more and no evaluation at the start, where the answer is nearly known: eps = x / |x|.
+
+    The analytical first step of Dockhorn et al. 2022 (GENIE), section 4. Solvers that need that answer are left out.
+    """
+    clean = teacher.end == teacher.process.t_clean
+    longer = (msgspec.structs.replace(item, nfe=item.nfe + 1) for item in known)
+    for item in (item for item in longer if baselines.steps_for_nfe(item.solver, item.nfe, clean)):
+        try:
+            schedule = baselines.schedule(item, teacher)
+            first = msgspec.structs.replace(schedule.steps[0], answer="unit-eps")
+            schedule = SolverSchedule(schedule.process, schedule.start, (first, *schedule.steps[1:]))
+            if compile(schedule).nfe == item.nfe - 1:
+                name = f"{item.name}, first answer guessed"
+                yield Start(schedule, name, name, provenance)
+        except ScheduleError:
+            continue
 
 
 def distinct(starts: Sequence[Start]) -> Iterator[Start]:

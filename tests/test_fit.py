@@ -16,9 +16,10 @@ from search.losses import LOSSES, Loss
 from search.parametrise import CONSISTENCY, LEVELS, NESTED, Parametrisation
 from search.perceptual import PerceptualError
 from search.residuals import Batch, batches, jacobians, linearise
+from search.result import Known
 from search.space import table_distance
-from search.starts import Start, distinct, of_files
-from solvers import PRESETS, At, ScheduleError, compile, preset, save
+from search.starts import Start, distinct, guessed, of_files
+from solvers import PRESETS, At, Provenance, ScheduleError, compile, preset, save
 from solvers.grids import named_grid
 from teacher.models import digits, load
 from teacher.trajectories import targets
@@ -52,6 +53,26 @@ def test_compensation_starts_at_the_schedule_and_its_recipe_is_its_table(scene, 
     assert form.count == 3
     assert table_distance(form.table(form.zeros()), compile(schedule)) < 1e-14
     assert table_distance(form(moved(form)).settled(), compile(form.recipe(moved(form)))) < 1e-14
+
+
+def as_it_is(schedule):
+    return schedule
+
+
+def guessing(schedule):
+    """The same with a first answer that is guessed: the first state that is evaluated moves then too."""
+    first = msgspec.structs.replace(schedule.steps[0], answer="unit-eps")
+    return msgspec.structs.replace(schedule, steps=(first, *schedule.steps[1:]))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_guessed_first_answer_is_kept_and_the_noise_starts_where_it_did(scene, level):
+    schedule = guessing(start(scene[0], "unipc-2"))
+    form = Parametrisation(schedule, level, "relaxed")
+    assert table_distance(form(form.zeros()).settled(), compile(schedule)) < 1e-14
+    table = form.table(moved(form))
+    assert table.initial_sigma == compile(schedule).initial_sigma
+    assert table.nfe == 4
 
 
 def moved(form, scale=0.1):
@@ -94,10 +115,18 @@ def test_the_rows_level_reaches_every_table_over_the_full_history(scene):
     assert int(torch.linalg.matrix_rank(jacobian)) == nfe + nfe * (nfe + 1) // 2
 
 
-@pytest.mark.parametrize(("name", "level", "consistency"), [("unipc-2", "rows", "relaxed"), ("heun", "weights", "kept")])
-def test_the_jacobian_is_that_of_finite_differences_through_the_whole_sampler(scene, name, level, consistency):
+@pytest.mark.parametrize(
+    ("name", "change", "level", "consistency"),
+    [
+        ("unipc-2", as_it_is, "rows", "relaxed"),
+        ("heun", as_it_is, "weights", "kept"),
+        ("dpmpp-2m", guessing, "rows", "relaxed"),
+        ("unipc-2", as_it_is, "compensation", "kept"),
+    ],
+)
+def test_the_jacobian_is_that_of_finite_differences_through_the_whole_sampler(scene, name, change, level, consistency):
     teacher, goal, _ = scene
-    form = Parametrisation(start(teacher, name, 4), level, consistency)
+    form = Parametrisation(change(start(teacher, name, 4)), level, consistency)
     part = Batch(teacher, goal.noise[:8].double(), goal.images[:8].double(), None)
     theta, h = moved(form), 1e-5
     ((value, jacobian),) = jacobians([part], form, theta, RMSE.view)
@@ -193,6 +222,13 @@ def test_fits_killed_anywhere_end_at_the_same_bits_and_share_one_loss(scene, tmp
         state_of(path).write_bytes(msgspec.json.encode(("question", stopped)))
         assert followed(fits, path, "question", Progress(disable=True)) == whole
     assert followed(fits, path, "another question", Progress(disable=True))[0].curve == whole[0].curve
+
+
+def test_known_solvers_with_a_guessed_first_answer_spend_the_same_evaluations(scene):
+    wanted = [Known(name, {}, "uniform", {}, 4) for name in ("dpmpp-2m", "heun", "ddim", "unipc-3")]
+    found = list(guessed(wanted, scene[0], Provenance()))
+    assert [one.name.split()[0] for one in found] == ["dpmpp-2m", "ddim", "unipc-3"]
+    assert {compile(one.schedule).nfe for one in found} == {4}
 
 
 def test_starts_that_sample_alike_count_once(scene):
