@@ -46,9 +46,9 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objective: str = "rmse"
     consistency: str = "relaxed"
     shrink: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (1e-3, 1e-4, 1e-5)
-    iterations: Annotated[int, msgspec.Meta(ge=1)] = 12
-    patience: Annotated[int, msgspec.Meta(ge=1)] = 3
-    gain: Positive = 0.01
+    iterations: Annotated[int, msgspec.Meta(ge=1)] = 15
+    patience: Annotated[int, msgspec.Meta(ge=1)] = 4
+    gain: Positive = 0.003
     damping: Positive = 1e-2
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
 

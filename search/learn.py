@@ -78,7 +78,11 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     model = starts.fitted_for(asked.files) if asked.files and not asked.model.name else asked.model
     home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
     teacher = models.load(model.name, **model.options)
-    found = starts.of_files(asked.files, teacher, asked.nfe, asked.insist) if asked.files else starts.of_known(asked.tuning, progress)
+    found = (
+        starts.of_files(asked.files, teacher, asked.nfe, asked.insist)
+        if asked.files
+        else starts.of_known(*starts.tuned(asked.tuning, progress))
+    )
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
     stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
     path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}.schedule.json")

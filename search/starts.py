@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from search import baselines, storage
 from search.board import Board
-from search.campaign import campaign, claim
+from search.campaign import Campaign, campaign, claim
 from search.errors import CampaignError
 from search.result import Known
 from search.settings import Named, Settings
@@ -55,16 +55,17 @@ def _of_file(file: ScheduleFile, path: str, nfe: int) -> Start:
     return Start(for_nfe(file.recipe, nfe), f"{name} from NFE {own}", f"{file.id} interpolated from NFE {own}", file.provenance)
 
 
-def of_known(settings: Settings, progress: Progress) -> list[Start]:
-    """The best on `select` of the best known solvers of each kind, as they are and with a guessed first answer.
-
-    Scores are kept in the directory of the settings.
-    """
+def tuned(settings: Settings, progress: Progress) -> tuple[Campaign, list[Known]]:
+    """The known solvers, best on `select` first; their scores are kept in the directory of the settings."""
     ours = campaign(settings, progress)
     claim(ours)
     base = storage.open_storage(f"sqlite:///{ours.directory / 'study.sqlite'}")
     with Board(base.engine, ours.name, settings.grace).at_work() as board:
-        known, _ = tune_known(ours, board)
+        return ours, tune_known(ours, board)[0]
+
+
+def of_known(ours: Campaign, known: Sequence[Known]) -> list[Start]:
+    """The best on `select` of the best known solvers of each kind, as they are and with a guessed first answer."""
     kinds = baselines.best_per_solver(known)[:KINDS]
     provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
     plain = [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in kinds]
