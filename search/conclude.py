@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +21,14 @@ from search.follow import followed, state_of, told
 from search.objective import objective, root_trimmed, share_of_worst
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored
+from search.starts import Start, of_known
 from search.statistics import interval, ratio
 from solvers import Provenance, ScheduleFile, Score, SolverSchedule, Tableau, compile, save
 from solvers.atomic import write_atomically
 from teacher import cache, trajectories
 from teacher.trajectories import Targets
 
-POLISHED = 3  # finalists a learner starts from, beside the best known solver
+POLISHED = 3  # finalists a learner starts from, beside the best of starts.of_known
 
 
 def conclude(
@@ -51,9 +52,8 @@ def conclude(
     searched = Sampler("searched" if settings.learner else "found", found, compile(found), found)
     ours = searched
     if settings.learner:
-        first = order[:POLISHED]
-        starts = {f"trial {best_first[k].number}": finalists[k] for k in first} | {known[0].name: baselines.schedule(known[0], teacher)}
-        ours = learned(campaign, settings.learner, starts)
+        found_first = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
+        ours = learned(campaign, settings.learner, [*found_first, *of_known(campaign, known)[:1]])
     curves = tune.other_budgets(campaign, board, known)
     reads = _count_read(campaign)
     test = campaign.on("test")
@@ -115,15 +115,15 @@ class Sampler(NamedTuple):
     note: str = ""
 
 
-def learned(campaign: Campaign, learner: Learner, starts: Mapping[str, SolverSchedule]) -> Sampler:
+def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start]) -> Sampler:
     """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
     fit_on, select_on = campaign.on("fit").targets, campaign.on("select").targets
-    fits = [Fit(campaign.teacher, schedule, fit_on, select_on, learner) for schedule in starts.values()]
-    asked = question(campaign) | {"learner": learner, "starts": starts}
+    fits = [Fit(campaign.teacher, start.schedule, fit_on, select_on, learner) for start in starts]
+    asked = question(campaign) | {"learner": learner, "starts": [start.origin for start in starts]}
     points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = min(range(len(fits)), key=lambda k: points[k].best)
     fit, point = fits[best], points[best]
-    return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, list(starts)[best]))
+    return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, starts[best].origin))
 
 
 def _count_read(campaign: Campaign) -> int:

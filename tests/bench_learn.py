@@ -6,6 +6,7 @@ so that a run which was stopped goes on with the next. Each runs in a process of
     known          the best of about 200 tuned known solvers, on `select`; what follows starts from it
     compensation   DC-Solver's ratios       times+labels   the parameters of LD3       weights   those of S4S, as theory + delta
     rows           the class of GS and BNS       starts   rows, from the three best starts of `python train.py model=... nfe=...`
+    searched       `python search.py`            searched+learned   and then `learner=rows`
 
 Fitted here by least squares, not by the papers' own optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
 """
@@ -27,14 +28,15 @@ from search.fit import Fit, Learner
 from search.objective import Objective, objective, root_mean, root_median, root_trimmed, share_of_worst
 from search.perceptual import PerceptualError
 from search.result import Interval
-from search.settings import Budget, Named, Seeds, Settings
+from search.run import run
+from search.settings import Budget, Named, Seeds, Settings, Tracker
 from search.statistics import interval, ratio
-from solvers import ScheduleError, SolverSchedule, Tableau, compile
+from solvers import ScheduleError, SolverSchedule, Tableau, compile, load
 from solvers.atomic import write_atomically
-from teacher.trajectories import targets
+from teacher.trajectories import Targets, targets
 
 CELLS = Path(__file__).parents[1] / "docs" / "learning"
-WHAT = ("known", "compensation", "times+labels", "weights", "rows", "starts")
+WHAT = ("known", "compensation", "times+labels", "weights", "rows", "starts", "searched", "searched+learned")
 QUESTIONS = [(model, nfe, 64) for nfe in (5, 4, 6, 8, 10, 3, 7, 9) for model in ("galaxies", "digits")]
 OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 256, 1024)]  # rows alone, beside those of 64
 GUIDED = [("digits guided", nfe, 64) for nfe in (5, 8)]
@@ -73,17 +75,28 @@ def path_of(model: str, nfe: int, seeds: int, what: str) -> Path:
 def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
     """Tune known solvers, unless that is done; fit; read test."""
     directory = f"campaigns/learn-{model.replace(' ', '-')}-{nfe}"
-    asked = Settings(MODELS[model], nfe, seeds=Seeds(128, 128, 256), budget=Budget(known=200), directory=directory)
+    asked = Settings(
+        MODELS[model], nfe, seeds=Seeds(128, 128, 256), budget=Budget(known=200), tracker=Tracker("disabled"), directory=directory
+    )
     with Progress() as progress:
         ours, known = starts.tuned(asked, progress)
     fit_on, teacher = targets(ours.teacher, "fit", seeds), ours.teacher
     first = baselines.schedule(known[0], teacher)
-    begin = {"known": [], "starts": starts.of_known(ours, known)}.get(what, [starts.Start(first, known[0].name, known[0].name)])
     unit, start = evaluation_time(ours, compile(first)), time.process_time()
-    table, parameters, name = fitted(ours, fit_on, [one.schedule for one in begin], "rows" if what == "starts" else what)
+    if what == "known":
+        table, parameters, name = compile(first), 0, known[0].name
+    elif what.startswith("searched"):
+        learner = Learner() if what == "searched+learned" else None
+        with Progress() as progress:
+            outcome = run(msgspec.structs.replace(asked, learner=learner), progress)
+        assert outcome is not None  # nobody else works on it
+        table, parameters, name = load(outcome.schedule_file).tableau, 0, outcome.learned or "found"
+    else:
+        begin = starts.of_known(ours, known) if what == "starts" else [starts.Start(first, known[0].name, known[0].name)]
+        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], "rows" if what == "starts" else what)
+        name = begin[best].name
     spent = time.process_time() - start
-    name = begin[name].name if begin else known[0].name
-    both = [compile(first), table or compile(first)]
+    both = [compile(first), table]
     errors = [Evaluator(teacher, block).errors(both)[1] for block in (fit_on, ours.on("select").targets)]
     test = ours.on("test").errors(both)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -95,18 +108,16 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         *(float(together(test[1])) for together in (root_median, root_trimmed, share_of_worst)),
         ratio(test[1], test[0], root_mean),
         {kind: float(o.together(ours.on("test").errors([both[1]], o.measure)[0])) for kind, o in perceptual().items()},
-        spent / unit / 1000,
+        spent / unit / 1000 if what != "known" else 0.0,
         spent,
         memory,
     )
 
 
-def fitted(ours: Campaign, fit_on, schedules: list[SolverSchedule], level: str) -> tuple[Tableau | None, int, int]:
-    """The table that ends best on `select`, its parameters, and from which schedule; none for none."""
+def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], level: str) -> tuple[Tableau, int, int]:
+    """The table that ends best on `select`, its parameters, and from which schedule."""
     fits = [Fit(ours.teacher, schedule, fit_on, ours.on("select").targets, Learner(level=level)) for schedule in schedules]
     ends = [list(fit.run())[-1] for fit in fits]
-    if not ends:
-        return None, 0, 0
     best = min(range(len(ends)), key=lambda k: ends[k].best)
     return fits[best].table(ends[best]), fits[best].form(ends[best].best_stage).count, best
 
@@ -142,7 +153,7 @@ def table() -> str:
         spread = [f"{i.value:{form}} ({i.low:{form}} to {i.high:{form}})" for i, form in ((c.test, ".4f"), (c.ratio, ".3f"))]
         numbers = [f"{c.fit:.4f}", f"{c.select:.4f}", spread[0], f"{c.median:.4f}", f"{c.trimmed:.4f}", f"{100 * c.worst:.0f} %", spread[1]]
         numbers += [f"{c.lpips[k]:.4f}" if k in c.lpips else "" for k in ("lpips-alex", "lpips-vgg")]
-        fitted = [f"{c.cost:.2f}" if c.parameters else "", str(c.memory), c.sampler]
+        fitted = [f"{c.cost:.2f}" if c.cost else "", str(c.memory), c.sampler]
         lines.append("| " + " | ".join([*map(str, question), str(c.parameters or ""), *numbers, *fitted]) + " |")
     return "\n".join(lines)
 
