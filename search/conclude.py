@@ -52,8 +52,8 @@ def conclude(
     searched = Sampler("searched" if settings.learner else "found", found, compile(found), found)
     ours = searched
     if settings.learner:
-        found_first = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
-        ours = learned(campaign, settings.learner, [*found_first, *of_known(campaign, known)[:1]])
+        entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
+        ours = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known)[:1]])
     curves = tune.other_budgets(campaign, board, known)
     reads = _count_read(campaign)
     test = campaign.on("test")

@@ -20,6 +20,7 @@ from search.result import Known
 from search.space import table_distance
 from search.starts import Start, distinct, guessed, of_files
 from solvers import PRESETS, At, Provenance, ScheduleError, compile, preset, save
+from solvers import load as read
 from solvers.grids import named_grid
 from teacher.models import digits, load
 from teacher.trajectories import targets
@@ -66,13 +67,15 @@ def guessing(schedule):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_guessed_first_answer_is_kept_and_the_noise_starts_where_it_did(scene, level):
+def test_a_guessed_first_answer_is_kept_and_the_noise_starts_where_it_did(scene, level, tmp_path):
     schedule = guessing(start(scene[0], "unipc-2"))
     form = Parametrisation(schedule, level, "relaxed")
     assert table_distance(form(form.zeros()).settled(), compile(schedule)) < 1e-14
     table = form.table(moved(form))
-    assert table.initial_sigma == compile(schedule).initial_sigma
-    assert table.nfe == 4
+    save(table, tmp_path / "a.schedule.json", process=schedule.process)
+    for one in (table, read(tmp_path / "a.schedule.json").tableau):
+        assert one.initial_sigma == compile(schedule).initial_sigma
+        assert one.nfe == 4
 
 
 def moved(form, scale=0.1):
