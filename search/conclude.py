@@ -119,7 +119,7 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start]) -> Sa
     """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
     fit_on, select_on = campaign.on("fit").targets, campaign.on("select").targets
     fits = [Fit(campaign.teacher, start.schedule, fit_on, select_on, learner) for start in starts]
-    asked = question(campaign) | {"learner": learner, "starts": [start.origin for start in starts]}
+    asked = question(campaign) | {"learner": learner, "from": [start.schedule for start in starts]}
     points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = min(range(len(fits)), key=lambda k: points[k].best)
     fit, point = fits[best], points[best]

@@ -86,16 +86,16 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
     stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
     path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}.schedule.json")
-    origins = [start.origin for start in found]
-    question = {"from": origins, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds, "tolerance": asked.tolerance}
-    fits = [Fit(teacher, start.schedule, fit_on, select_on, asked.learner) for start in found]
+    schedules = [start.schedule for start in found]
+    question = {"from": schedules, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds, "tolerance": asked.tolerance}
+    fits = [Fit(teacher, schedule, fit_on, select_on, asked.learner) for schedule in schedules]
     points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
     chosen = min(range(len(fits)), key=lambda k: points[k].best)
     first = min(range(len(fits)), key=lambda k: points[k].curve[0].select)
     work, point, start = fits[chosen], points[chosen], found[chosen]
     write_atomically(path.with_suffix(".png"), pictures.png(pictures.learning(point.curve, work.stages, asked.learner.objective)))
 
-    tables = [table for k, fit in enumerate(fits) for table in (compile(found[k].schedule), fit.table(points[k]))]
+    tables = [table for k, fit in enumerate(fits) for table in (compile(schedules[k]), fit.table(points[k]))]
     errors = Evaluator(teacher, test_on).errors(tables)
     before, after = errors[2 * first], errors[2 * chosen + 1]
     value, gain = interval(after, root_mean), ratio(after, before, root_mean)

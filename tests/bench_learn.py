@@ -3,7 +3,7 @@
 A cell is a model, an NFE, a number of fit seeds and what is fitted. It is one file in docs/learning/, written when it is done,
 so that a run which was stopped goes on with the next. Each runs in a process of its own: its peak memory is that of the cell.
 
-    known          the best of about 200 tuned known solvers, on `select`; what follows starts from it
+    known          the best of about 200 tuned known solvers, on `select`; what follows starts from it (compensation: the best multistep)
     compensation   DC-Solver's ratios       times+labels   the parameters of LD3       weights   those of S4S, as theory + delta
     rows           the class of GS and BNS       starts   rows, from the three best starts of `python train.py model=... nfe=...`
     searched       `python search.py`            searched+learned   and then `learner=rows`
@@ -31,7 +31,7 @@ from search.result import Interval
 from search.run import run
 from search.settings import Budget, Named, Seeds, Settings, Tracker
 from search.statistics import interval, ratio
-from solvers import ScheduleError, SolverSchedule, Tableau, compile, load
+from solvers import SolverSchedule, Tableau, compile, load
 from solvers.atomic import write_atomically
 from teacher.trajectories import Targets, targets
 
@@ -92,7 +92,8 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         assert outcome is not None  # nobody else works on it
         table, parameters, name = load(outcome.schedule_file).tableau, 0, outcome.learned or "found"
     else:
-        begin = starts.of_known(ours, known) if what == "starts" else [starts.Start(first, known[0].name, known[0].name)]
+        own = next(item for item in known if what != "compensation" or multistep(baselines.schedule(item, teacher)))
+        begin = starts.of_known(ours, known) if what == "starts" else [starts.Start(baselines.schedule(own, teacher), own.name, own.name)]
         table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], "rows" if what == "starts" else what)
         name = begin[best].name
     spent = time.process_time() - start
@@ -112,6 +113,11 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         spent,
         memory,
     )
+
+
+def multistep(schedule: SolverSchedule) -> bool:
+    """Whether compensation is defined for it."""
+    return {step.method for step in schedule.steps} <= {"multistep", "dc-solver"}
 
 
 def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], level: str) -> tuple[Tableau, int, int]:
@@ -165,11 +171,7 @@ def main(words: list[str]) -> None:
     elif words:
         torch.set_num_threads(1)
         model, nfe, seeds, what = words
-        try:
-            found = cell(model, int(nfe), int(seeds), what)
-        except ScheduleError as error:  # compensation of a solver with several stages
-            print(f"{' '.join(words)}: {error}")
-            return
+        found = cell(model, int(nfe), int(seeds), what)
         write_atomically(path_of(model, int(nfe), int(seeds), what), msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     else:
         for question in questions():
