@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from search.errors import CampaignError
 from search.evaluate import Evaluator
-from search.objective import Objective, objective
+from search.objective import Objective, looks, objective
 from search.settings import Seeds, Settings
 from search.space import Space
 from solvers import Tableau
@@ -75,14 +75,21 @@ def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance
 def campaign(settings: Settings, progress: Progress) -> Campaign:
     """Load what the settings name. Raises the rooms' one-sentence errors for bad input, before anything is written."""
     teacher = models.load(settings.model.name, **settings.model.options)
-    words = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
+    words: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
     try:
-        space = Space(teacher.process, teacher.start, teacher.end, settings.nfe, **words)
+        space = Space(teacher.process, teacher.start, teacher.end, settings.nfe, **words, given=dict(teacher.knobs))
     except TypeError:
         raise CampaignError(f"The space does not take all of {', '.join(words)}.") from None
-    for name in settings.perceptual if len(teacher.shape) == 3 else ():
-        objective(name)  # missing LPIPS weights are found now, not after the search
-    return Campaign(settings, directory_of(settings), teacher, space, objective(settings.objective), progress)
+    for name in (*settings.perceptual, *settings.compare):
+        if len(teacher.shape) == 3 or not looks(name):
+            objective(name)  # missing LPIPS weights are found now, not after the search
+    aim = objective(settings.objective)
+    if space.eta[1] and aim.kind == "seeds":
+        raise CampaignError(
+            f"Steps that inject noise (space.eta) leave the teacher's trajectories, so {aim.name!r} cannot judge them: "
+            "choose an objective that compares sets, such as objective=frechet-alex."
+        )
+    return Campaign(settings, directory_of(settings), teacher, space, aim, progress)
 
 
 def directory_of(settings: Settings) -> Path:
@@ -90,10 +97,13 @@ def directory_of(settings: Settings) -> Path:
     return Path(settings.directory or f"campaigns/{settings.model.name.replace('/', '_').replace(':', '_')}-nfe{settings.nfe}")
 
 
+QUESTION = ["model", "nfe", "space", "sampler", "objective", "perceptual", "compare", "seeds", "budget", "tolerance", "seed"]
+
+
 def question(campaign: Campaign) -> dict[str, Any]:
     """Everything that decides the answer: what a directory belongs to."""
     settings = msgspec.to_builtins(campaign.settings)
-    ours = {k: settings[k] for k in ("model", "nfe", "space", "sampler", "objective", "perceptual", "seeds", "budget", "tolerance", "seed")}
+    ours = {name: settings[name] for name in QUESTION}
     return json.loads(json.dumps(ours | {"digest": campaign.teacher.digest}))  # as it will be read back
 
 

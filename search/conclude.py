@@ -13,16 +13,18 @@ import torch
 from optuna.trial import FrozenTrial
 
 from search import baselines, report, result, tracker, tune
+from search.agreement import agreement
 from search.board import Board
 from search.campaign import Campaign, cores, question
 from search.errors import CampaignError
 from search.fit import Fit, Learner
 from search.follow import followed, state_of, told
-from search.objective import objective, root_trimmed, share_of_worst
+from search.objective import Objective, objective, root_trimmed, share_of_worst
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored
+from search.s3 import UNFILTERED
 from search.starts import Start, of_known
-from search.statistics import interval, ratio
+from search.statistics import interval, jackknife, jackknife_ratio, ratio
 from solvers import Provenance, ScheduleFile, Score, SolverSchedule, Tableau, compile, save
 from solvers.atomic import write_atomically
 from teacher import cache, trajectories
@@ -94,6 +96,8 @@ def conclude(
         ranks=tuple(ranked(trials, campaign.space.distributions())),
         learner=settings.learner,
         learned=ours.note,
+        abstained=sum(UNFILTERED in trial.system_attrs for trial in trials),
+        agreement=agreement(campaign, trials),
         machine=f"{platform.machine()}, {settings.workers or cores()} cores, torch {torch.__version__}",
     )
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}
@@ -135,19 +139,19 @@ def _count_read(campaign: Campaign) -> int:
 
 
 def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pictures: torch.Tensor, baseline: torch.Tensor) -> Scored:
-    """RMSE and LPIPS with intervals, paired with the baseline's pictures of the same seeds."""
+    """RMSE, LPIPS and the campaign's objective with intervals, paired with the baseline's pictures of the same seeds."""
 
-    def both(kind: str) -> tuple[Interval, Interval, torch.Tensor]:
-        chosen = objective(kind)
+    def both(chosen: Objective) -> tuple[Interval, Interval, torch.Tensor]:
+        alone, relative = (interval, ratio) if chosen.kind == "seeds" else (jackknife, jackknife_ratio)
         ours, theirs = (chosen.measure(x, targets.images).double() for x in (pictures, baseline))
-        return interval(ours, chosen.together), ratio(ours, theirs, chosen.together), ours
+        return alone(ours, chosen.together), relative(ours, theirs, chosen.together), ours
 
-    value, relative, squares = both("rmse")
-    lpips = {kind: both(kind)[:2] for kind in campaign.settings.perceptual[:1]} if len(campaign.teacher.shape) == 3 else {}
-    perceived = next(iter(lpips.values()), (None, None))
-    return Scored(
-        name, nfe, value, float(squares.sqrt().median()), relative, *perceived, float(root_trimmed(squares)), float(share_of_worst(squares))
-    )
+    value, relative, squares = both(objective("rmse"))
+    lpips = [both(objective(kind))[:2] for kind in campaign.settings.perceptual[:1] if len(campaign.teacher.shape) == 3]
+    perceived = lpips[0] if lpips else (None, None)
+    aim = both(campaign.objective)[:2] if campaign.objective.name != "rmse" else (None, None)
+    robust = float(root_trimmed(squares)), float(share_of_worst(squares))
+    return Scored(name, nfe, value, float(squares.sqrt().median()), relative, *perceived, *aim, *robust)
 
 
 def export(
@@ -158,6 +162,8 @@ def export(
     rows = [("rmse", score.rmse, score.ratio, baseline.rmse.value)]
     if score.lpips and score.lpips_ratio and baseline.lpips:
         rows.append((campaign.settings.perceptual[0], score.lpips, score.lpips_ratio, baseline.lpips.value))
+    if score.aim and score.aim_ratio and baseline.aim and campaign.objective.name not in (name for name, *_ in rows):
+        rows.append((campaign.objective.name, score.aim, score.aim_ratio, baseline.aim.value))
     scores = [
         Score(name, len(targets.seeds), v.value, v.low, v.high, baseline.name, theirs, r.value, r.low, r.high)
         for name, v, r, theirs in rows

@@ -6,6 +6,7 @@ run side by side. The first evaluation is always shared. `Cost` counts what the 
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,42 +17,44 @@ from torch import Tensor
 
 from search.objective import Measure, squared
 from search.result import Cost
-from solvers import At, Evaluation, Row, Tableau, advance, begin
+from solvers import At, Dense, Evaluation, Row, Tableau, advance, begin, draw
 from solvers.sample import Request
 from solvers.tableau import START
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
 
-def stack(tableaus: Sequence[Tableau], repeats: int) -> Tableau:
+def stack(tableaus: Sequence[Tableau], forms: Sequence[Dense], repeats: int) -> Tableau:
     """One table for a batch of len(tableaus) * repeats samples: the closed forms side by side, [batch] coefficients.
 
-    All must have the same NFE and no noise; candidate k takes samples k * repeats to (k + 1) * repeats. Knobs are left out.
+    All must have the same NFE; forms are those of their visible rows. Candidate k takes samples k * repeats to (k + 1) * repeats.
+    Knobs are left out.
     """
-    nfe = tableaus[0].nfe
+    nfe, noises = tableaus[0].nfe, max(form.G.shape[1] for form in forms)
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64).repeat_interleave(repeats)
 
-    forms = [t.dense().at(t.visible) for t in tableaus]
-    a = torch.stack([form.a for form in forms], -1).repeat_interleave(repeats, -1)
-    b = torch.stack([form.B for form in forms], -1).repeat_interleave(repeats, -1)
+    padded = [torch.cat([f.a[:, None], f.B, f.G, f.G.new_zeros(nfe + 1, noises - f.G.shape[1])], 1) for f in forms]
+    table = torch.stack(padded, -1).repeat_interleave(repeats, -1)
+    slots = [START, *(f"D{j}" for j in range(nfe)), *(f"z{m}" for m in range(noises))]
     rows: list[Row] = []
     for r in range(nfe + 1):
         evaluation = None
         if r < nfe:
             label, alpha, sigma = ([float(getattr(t.evals[r], name)) for t in tableaus] for name in ("label", "alpha", "sigma"))
             evaluation = Evaluation(column(label), column(alpha), column(sigma))
-        rows.append(Row(f"x{r}", 0.0, {START: a[r]} | {f"D{j}": b[r, j] for j in range(r)}, evaluation))
+        terms = {slot: c for slot, c in zip(slots, table[r], strict=True) if slot == START or bool(c.any())}
+        rows.append(Row(f"x{r}", 0.0, terms, evaluation))
     return Tableau(tuple(rows))
 
 
-def prefixes(tableau: Tableau) -> list[tuple[Any, ...]]:
+def prefixes(tableau: Tableau, form: Dense) -> list[tuple[Any, ...]]:
     """One key per evaluation: two candidates of one batch are asked the same there if and only if their keys are equal."""
-    dense, so_far = tableau.dense(), ()
+    so_far: tuple[Any, ...] = ()
     keys: list[tuple[Any, ...]] = []
-    for r, (row, asked) in enumerate(zip(tableau.visible, tableau.evals, strict=False)):
-        state = (float(dense.a[row]), *dense.B[row, :r].tolist())
+    for r, asked in enumerate(tableau.evals):
+        state = (float(form.a[r]), *form.B[r, :r].tolist(), *((m, g) for m, g in enumerate(form.G[r].tolist()) if g))
         so_far = (*so_far, (*state, float(asked.label), float(asked.alpha), float(asked.sigma), *sorted(asked.knobs.items())))
         keys.append(so_far)
     return keys
@@ -84,18 +87,19 @@ class Evaluator:
         return Evaluator(self.teacher, part, self.chunk, self.workers, self.group)
 
     def errors(self, tableaus: Sequence[Tableau], measure: Measure = squared) -> Tensor:
-        """The measured error per seed, [candidates, seeds] in float64; not finite where a candidate diverges.
+        """The measured records per seed, [candidates, seeds, ...] in float64; not finite where a candidate diverges."""
+        found = {index: measure(images, self.targets.images).double() for index, images in self.drawn(tableaus)}
+        return torch.stack([found[index] for index in range(len(tableaus))])
+
+    def drawn(self, tableaus: Sequence[Tableau]) -> Iterator[tuple[int, Tensor]]:
+        """Every candidate's number and its images [seeds, ...], in an order that shares most.
 
         Candidates may differ in NFE. How they are batched changes results by rounding only.
         """
-        seeds = len(self.targets.seeds)
-        found = torch.empty(len(tableaus), seeds, dtype=torch.float64)
         for nfe in sorted({tableau.nfe for tableau in tableaus}):
             same = [index for index, tableau in enumerate(tableaus) if tableau.nfe == nfe]
-            for part in _parts(same, max(1, self.group // seeds)):
-                for index, images in zip(part, self._run([tableaus[index] for index in part]), strict=True):
-                    found[index] = measure(images, self.targets.images)
-        return found
+            for part in _parts(same, max(1, self.group // len(self.targets.seeds))):
+                yield from zip(part, self._run([tableaus[index] for index in part]), strict=True)
 
     def images(self, tableau: Tableau) -> Tensor:
         """The candidate's images for the seeds of the targets, [seeds, ...]."""
@@ -103,15 +107,17 @@ class Evaluator:
 
     def _run(self, tableaus: Sequence[Tableau]) -> Tensor:
         """Images [candidates, seeds, ...] of candidates of equal NFE."""
-        count, seeds = len(tableaus), len(self.targets.seeds)
-        keys = [prefixes(tableau) for tableau in tableaus]
-        table = stack(tableaus, seeds) if count > 1 else tableaus[0]
+        goal, count, seeds = self.targets, len(tableaus), len(self.targets.seeds)
+        forms = [tableau.dense().at(tableau.visible) for tableau in tableaus]
+        keys = [prefixes(tableau, form) for tableau, form in zip(tableaus, forms, strict=True)]
+        table = stack(tableaus, forms, seeds) if count > 1 else tableaus[0]
+        noise = {name: torch.cat([draw(goal.seeds, goal.noise.shape[1:], name)] * count) for name in table.noises}
         with torch.no_grad(), ThreadPoolExecutor(self.workers) as pool:
-            state, request = advance(begin(table, torch.cat([self.targets.noise] * count)))
+            state, request = advance(begin(table, torch.cat([goal.noise] * count), noise or None))
             for level in range(table.nfe):
                 assert request is not None  # a table asks nfe times
                 here = [key[level] for key in keys]
-                answers = self._first if level == 0 else {}
+                answers = dict(self._first) if level == 0 else {}
                 missing = [here.index(key) for key in dict.fromkeys(here) if key not in answers]
                 self.cost += Cost(count * seeds, len(missing) * seeds)
                 size = max(1, min(self.chunk // seeds, -(-len(missing) // self.workers)))  # no worker waits for another's second batch
@@ -124,6 +130,8 @@ class Evaluator:
                 batches = pool.map(self._ask, itertools.repeat(request), calls, [tableaus[part[0]].evals[level].knobs for part in calls])
                 for part, batch in zip(calls, batches, strict=True):
                     answers |= zip((here[k] for k in part), batch, strict=True)
+                if level == 0:  # what most begin with is asked once for all batches: the network at x_T
+                    self._first = {key: answers[key] for key, _ in Counter(here).most_common(1)}
                 state, request = advance(state, torch.cat([answers[key] for key in here]))
         return state.x.unflatten(0, (count, seeds))
 

@@ -1,21 +1,30 @@
 """What "close to the teacher" means.
 
-A measure maps two batches of images to one error per sample; an objective also says how samples are put together:
+A measure maps two batches of images to a record per sample; an objective also says how samples are put together.
 
+Of seeds, where a record is an error, of a sample against the teacher's own of the same seed:
     rmse         root of the mean over samples of the mean squared error, in network units
     seed-rmse    mean over samples of each one's RMSE: what a few samples do, that fall to another side, weighs less
     l1           mean absolute error
     lpips-alex   mean LPIPS on AlexNet features (search.perceptual)
     lpips-vgg    mean LPIPS on VGG16 features
+
+Of sets, where a record holds the features of both, and which belongs to which seed is not asked (search.sets):
+    frechet-pixels, frechet-alex, frechet-vgg   squared Frechet distance
+    mmd-pixels, mmd-alex, mmd-vgg               squared maximum mean discrepancy
+Only these can judge samplers that inject noise, which do not follow the teacher's trajectories. A set has no errors that could be
+paired, so nothing is raced on them: every candidate gets every seed.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
-from search import perceptual
+from search import perceptual, sets
 from search.errors import CampaignError
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -65,14 +74,29 @@ def share_of_worst(errors: Tensor, worst: float = 0.03) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """A measure per sample and how samples are put together. Lower is better."""
+    """A measure per sample and how samples are put together. Lower is better.
+
+    measure    pictures and the teacher's [B, ...] -> records [B] of kind "seeds", [B, 2, d] of kind "sets"
+    together   records [..., B] or [..., B, 2, d] -> [...]
+    """
 
     name: str
     measure: Measure
     together: Callable[[Tensor], Tensor]
+    kind: Literal["seeds", "sets"] = "seeds"
 
 
-@functools.lru_cache(maxsize=4)
+SETS = {"frechet": sets.frechet, "mmd": sets.mmd}
+NETWORKS = ("alex", "vgg")
+NAMES = ("rmse", "seed-rmse", "l1", *(f"lpips-{n}" for n in NETWORKS), *(f"{kind}-{n}" for kind in SETS for n in ("pixels", *NETWORKS)))
+
+
+def looks(name: str) -> bool:
+    """Whether it is a classifier that looks: at pictures, and at nothing else."""
+    return name.endswith(NETWORKS)
+
+
+@functools.lru_cache(maxsize=8)
 def objective(name: str) -> Objective:
     """The objective of that name. Raises CampaignError, or PerceptualError where LPIPS has no weights."""
     if name == "rmse":
@@ -81,6 +105,10 @@ def objective(name: str) -> Objective:
         return Objective(name, squared, mean_root)
     if name == "l1":
         return Objective(name, absolute, mean)
-    if name in ("lpips-alex", "lpips-vgg"):
-        return Objective(name, perceptual.load(name.removeprefix("lpips-")), mean)  # pyright: ignore[reportArgumentType]
-    raise CampaignError(f"There is no objective {name!r}; there are rmse, seed-rmse, l1, lpips-alex and lpips-vgg.")
+    if name not in NAMES:
+        raise CampaignError(f"There is no objective {name!r}; there are {', '.join(NAMES)}.")
+    kind, of = name.split("-")
+    if kind == "lpips":
+        return Objective(name, perceptual.load(of), mean)  # pyright: ignore[reportArgumentType]
+    seen = sets.features(of)
+    return Objective(name, lambda found, wanted: torch.stack([seen(found), seen(wanted)], 1), SETS[kind], "sets")

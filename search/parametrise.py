@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from search.errors import CampaignError
-from search.space import LIMIT
+from search.gaps import LIMIT
 from solvers import ScheduleError, SolverSchedule, Tableau, compile
 from solvers.tableau import START, Coefficient, Row
 

@@ -67,6 +67,14 @@ class Perceptual:
         pairs = zip(a.split(CHUNK), b.split(CHUNK), strict=True)
         return torch.cat([model(_prepare(x), _prepare(y)).flatten() for x, y in pairs])
 
+    @torch.no_grad()
+    def pooled(self, x: Tensor) -> Tensor:
+        """The classifier's last features, their means over positions: [B, 256] (alex) or [B, 512] (vgg) of float x as in `__call__`."""
+        if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
+            raise PerceptualError(f"Features are those of a float batch of shape [B, 1 or 3, H, W], not of {x.dtype} {[*x.shape]}.")
+        model: Any = self.model.to(x.device)
+        return torch.cat([model.net(model.scaling_layer(_prepare(part)))[-1].mean((2, 3)) for part in x.split(CHUNK)])
+
     def features(self, x: Tensor) -> Tensor:
         """[B, n] whose mean squared difference between two images is their distance: what a least-squares fit works on.
 

@@ -8,10 +8,12 @@ on a small grid (Rasmussen and Williams 2006, algorithm 2.1 and eq. 5.8).
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.stats import kendalltau
 
 Array = NDArray[np.float64]
 LENGTHS, WORDS, NOISES = (0.2, 0.5, 1.0, 2.0, 4.0), (2.0, 6.0, 20.0), (1e-3, 1e-2, 1e-1)
@@ -75,3 +77,17 @@ class Predictor:
         reduced = solve_triangular(self.factor, k.T, lower=True)
         spread = np.sqrt(np.maximum(1.0 - (reduced**2).sum(0), 1e-12))
         return self.centre + self.scale * (k @ self.weights), self.scale * spread
+
+
+def backwards(points: Points, values: Array, level: float, ahead: int = 40) -> bool:
+    """Whether the process, told all trials but the last `ahead`, ranks those the wrong way round (Kendall's tau, one-sided, at that level).
+
+    Trials ahead were proposed because they were predicted to be good. What is left between them is hard to tell apart, so a tau
+    near 0 is what a useful predictor has there, and only one that is clearly negative says that it misleads. Few trials say nothing.
+    """
+    seen = len(values) - ahead
+    if not level or seen < ahead:
+        return False
+    mean, _ = Predictor.fit(points[slice(seen)], values[:seen]).predict(points[slice(seen, len(values))])
+    tau: Any = kendalltau(mean, values[seen:], alternative="less")
+    return bool(tau.pvalue < level)

@@ -57,8 +57,8 @@ class Race:
         return sum((block.cost for block in self._blocks), Cost())
 
     def run(self, tableaus: Sequence[Tableau], incumbent: Tableau | None) -> list[Raced]:
-        """The candidates' values; without an incumbent all get every seed."""
-        reference = None if incumbent is None else self._errors_of(incumbent)
+        """The candidates' values; without an incumbent, or errors to pair with its own, all get every seed."""
+        reference = None if incumbent is None or self.objective.kind == "sets" else self._errors_of(incumbent)
         seen: list[list[Tensor]] = [[] for _ in tableaus]
         alive = list(range(len(tableaus)))
         for look, block in enumerate(self._blocks, 1):

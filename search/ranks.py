@@ -51,11 +51,12 @@ def ranked(trials: Sequence[FrozenTrial], distributions: dict[str, BaseDistribut
     found: list[Ranked] = []
     for seen in range(ahead, len(done) - ahead + 1, ahead):
         past, next_ones = points[slice(seen)], points[slice(seen, seen + ahead)]
-        taus = {name: _tau(predict(past, values[:seen], next_ones), values[seen : seen + ahead]) for name, predict in PREDICTORS.items()}
+        taus = {name: tau(predict(past, values[:seen], next_ones), values[seen : seen + ahead]) for name, predict in PREDICTORS.items()}
         found.append(Ranked(seen, ahead, taus))
     return found
 
 
-def _tau(one: Array, other: Array) -> float:
-    tau: Any = kendalltau(one, other)
-    return float(tau.statistic) if np.isfinite(tau.statistic) else 0.0
+def tau(one: Sequence[float] | Array, other: Sequence[float] | Array) -> float:
+    """Kendall's; 0 where it is not defined."""
+    found: Any = kendalltau(one, other)
+    return float(found.statistic) if np.isfinite(found.statistic) else 0.0

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from search.result import Interval, Result, Scored
+from search.result import Agreement, Interval, Result, Scored
 from solvers import SolverSchedule
 from solvers.atomic import write_atomically
 from solvers.commands.show import in_words
@@ -43,18 +43,21 @@ class Picture(NamedTuple):
 
 def headline(result: Result) -> tuple[str, str]:
     """What came out, in one plain sentence, and the numbers behind it in another."""
-    ratio = result.found.ratio
+    found, aim = result.found, result.found.aim_ratio
+    ratio = aim or found.ratio
+    teacher = f"the teacher ({result.objective})" if aim else "the teacher"
     rival = f"the best of {len(result.known):,} tuned known solvers"
     budget = f"at {_count(result.nfe, 'evaluation')}"
     if ratio.low > 1:
-        sentence = f"The found schedule is not better: {budget} it ends {_percent(ratio.value - 1)} farther from the teacher than {rival}."
+        sentence = f"The found schedule is not better: {budget} it ends {_percent(ratio.value - 1)} farther from {teacher} than {rival}."
     elif ratio.high >= 1:
-        sentence = f"The found schedule is not shown to be better: {budget} it ends about as far from the teacher as {rival}."
+        sentence = f"The found schedule is not shown to be better: {budget} it ends about as far from {teacher} as {rival}."
     else:
-        sentence = f"{budget.capitalize()} the found schedule ends {_percent(1 - ratio.value)} closer to the teacher than {rival}."
-    numbers = f"RMSE ratio {_ratio(ratio)}, {result.seeds.get('test', 0):,} test seeds."
-    if result.found.lpips_ratio:
-        numbers += f" LPIPS ratio {_ratio(result.found.lpips_ratio)}."
+        sentence = f"{budget.capitalize()} the found schedule ends {_percent(1 - ratio.value)} closer to {teacher} than {rival}."
+    numbers = f"{result.objective} ratio {_ratio(aim)}. " if aim else ""
+    numbers += f"RMSE ratio {_ratio(found.ratio)}, {result.seeds.get('test', 0):,} test seeds."
+    if found.lpips_ratio:
+        numbers += f" LPIPS ratio {_ratio(found.lpips_ratio)}."
     return sentence, f"{numbers} The best known solver is {result.baseline.name}."
 
 
@@ -100,16 +103,15 @@ def _pictures(result: Result, found: SolverSchedule, known: SolverSchedule | Non
 
 def _scores(result: Result) -> tuple[list[str], list[list[Cell]]]:
     everyone = (result.found, result.baseline, *result.others)
-    perceptual = any(scored.lpips for scored in everyone)
-    header = ["sampler", "ratio", "RMSE", "median", "worst 3 %", *(["LPIPS"] if perceptual else []), "NFE", "calls"]
+    further = {"LPIPS": [s.lpips for s in everyone], result.objective: [s.aim for s in everyone]}
+    further = {name: column for name, column in further.items() if any(column)}
+    header = ["sampler", "ratio", "RMSE", "median", "worst 3 %", *further, "NFE", "calls"]
     rows = []
-    for scored in everyone:
+    for k, scored in enumerate(everyone):
         row = [Cell(scored.name), _relative(scored, result.baseline), _interval(scored.rmse)]
-        robust = (
-            ("", "") if scored.trimmed is None or scored.worst is None else (f"{_number(scored.trimmed)} trimmed", _percent(scored.worst))
-        )
-        row += [Cell(_number(scored.median), robust[0]), Cell(robust[1])]
-        row += [_interval(scored.lpips) if scored.lpips else Cell("")] if perceptual else []
+        trimmed = "" if scored.trimmed is None else f"{_number(scored.trimmed)} trimmed"
+        row += [Cell(_number(scored.median), trimmed), Cell("" if scored.worst is None else _percent(scored.worst))]
+        row += [_interval(value) if (value := column[k]) else Cell("") for column in further.values()]
         rows.append([*row, Cell(str(scored.nfe)), Cell(str(scored.nfe * result.calls_per_evaluation))])
     rows[1][0] = Cell(result.baseline.name, "best known")
     return header, rows
@@ -166,7 +168,16 @@ def _ranks(result: Result) -> str:
         return ", ".join(f"{name} {tau:.2f}" for name, tau in taus.items())
 
     moments = "; ".join(f"after {r.seen}: {words(r.taus)}" for r in result.ranks)
-    return f"Kendall's tau of the ranking of the next {result.ranks[0].ahead} trials with their values, {moments}"
+    asked = f". It abstained from {_count(result.abstained, 'proposal')}, where it was shown to rank backwards" if result.abstained else ""
+    return f"Kendall's tau of the ranking of the next {result.ranks[0].ahead} trials with their values, {moments}{asked}"
+
+
+def _agreement(agreement: Agreement) -> str:
+    """The section on how alike objectives rank."""
+    rows = [[Cell(n), *(Cell(f"{t:.2f}") for t in row)] for n, row in zip(agreement.names, agreement.taus, strict=True)]
+    table = _html(["", *agreement.names], rows, "Rank correlation of objectives", "words")
+    note = f"Kendall's tau over {agreement.trials} trials, from the best to the worst, drawn on {agreement.seeds} selection seeds."
+    return f"<section><h2>Do the objectives agree?</h2>{table}<p class=note>{note}</p></section>"
 
 
 def _page(result: Result, schedule: SolverSchedule, made: Sequence[Picture], images: Mapping[str, Tensor]) -> str:
@@ -182,6 +193,7 @@ def _page(result: Result, schedule: SolverSchedule, made: Sequence[Picture], ima
         process=escape(name_of(schedule.process)),
         steps=_html(*_steps(schedule), "Steps of the found schedule", "words"),
         snippet=escape(snippet(result, schedule, shape)),
+        agreement=_agreement(result.agreement) if result.agreement else "",
         facts=facts,
     )
 
@@ -286,6 +298,7 @@ calls behind them.</p></section>
 <div class=pictures>$pictures</div>
 <section><h2>The steps found</h2><p>Times are those of the process <b>$process</b>, from noise to data.</p>$steps</section>
 <section><h2>Use it</h2><pre tabindex=0>$snippet</pre></section>
+$agreement
 <section><h2>Facts</h2><table class=facts>$facts</table></section>
 </html>
 """)

@@ -21,6 +21,7 @@ class Scored(msgspec.Struct, frozen=True):
 
     median is that of the per-seed RMSE: a few bifurcating seeds can carry most of a mean square. trimmed is the RMSE without the
     worst 3 % of seeds, worst the share of the squared error that these hold.
+    aim is the campaign's objective where that is another one than RMSE, with the ratio.
     """
 
     name: str
@@ -30,6 +31,8 @@ class Scored(msgspec.Struct, frozen=True):
     ratio: Interval
     lpips: Interval | None = None
     lpips_ratio: Interval | None = None
+    aim: Interval | None = None
+    aim_ratio: Interval | None = None
     trimmed: float | None = None
     worst: float | None = None
 
@@ -87,6 +90,15 @@ class Ranked(msgspec.Struct, frozen=True):
     taus: dict[str, float]
 
 
+class Agreement(msgspec.Struct, frozen=True):
+    """Kendall's tau between objectives, a row and a column for each, over so many trials drawn on so many select seeds."""
+
+    names: tuple[str, ...]
+    taus: tuple[tuple[float, ...], ...]
+    trials: int
+    seeds: int
+
+
 def beginning_alike(count: int, nfe: int, seeds: int) -> Cost:
     """What candidates cost that share their first evaluation and no other."""
     return Cost(count * nfe * seeds, (count * (nfe - 1) + 1) * seeds)
@@ -101,6 +113,8 @@ class Result(msgspec.Struct, frozen=True):
     known             every tuned known solver, best first
     ranks             how well the predictor ranked trials before they were scored
     learner, learned  what polished the finalists, and how it went; none: the found schedule is the searched one
+    abstained         trials that were proposed without the predictor, because it ranked backwards
+    agreement         how alike objectives rank some of the trials
     """
 
     model: str
@@ -126,6 +140,8 @@ class Result(msgspec.Struct, frozen=True):
     ranks: tuple[Ranked, ...] = ()
     learner: Learner | None = None
     learned: str = ""
+    abstained: int = 0
+    agreement: Agreement | None = None
 
 
 def write(result: Result, path: Path) -> None:

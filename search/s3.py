@@ -8,6 +8,7 @@ Parameters whose names end in the same number are one step and are inherited tog
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.predictor import Array, Points, Predictor
+from search.predictor import Array, Points, Predictor, backwards
+
+UNFILTERED = "s3:unfiltered"
 
 
 class Encoding:
     """Between Optuna's parameters and points: numbers scaled to [0, 1], words as indices."""
 
     def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
-        self.distributions = distributions
+        self.distributions = dict(distributions)
         self.words = [name for name, d in distributions.items() if isinstance(d, CategoricalDistribution)]
         self.numbers = [name for name in distributions if name not in self.words]
         choices = [len(d.choices) for d in distributions.values() if isinstance(d, CategoricalDistribution)]
@@ -64,6 +67,16 @@ class Encoding:
         return float(min(max(value, d.low), d.high))
 
 
+@dataclass(frozen=True)
+class _Learnt:
+    """What so many trials teach: whom to breed from, and what children will probably score (None: nobody is asked)."""
+
+    trials: int
+    encoding: Encoding
+    parents: Points
+    predictor: Predictor | None
+
+
 class S3Sampler(BaseSampler):
     """Predictor-guided evolution. One objective, minimised or maximised.
 
@@ -71,13 +84,17 @@ class S3Sampler(BaseSampler):
     startup  random trials before there is anything to breed from
     parents  the best so many trials breed
     pool     children bred for every proposal; 1 is evolution without a predictor
+    memory   the best so many trials are what the predictor is told
+    doubt    the predictor abstains, and the first child is proposed, where at this level it is shown to rank backwards; 0: never
     """
 
-    def __init__(self, seed: int | None = None, startup: int = 16, parents: int = 16, pool: int = 256, memory: int = 400) -> None:
+    def __init__(
+        self, seed: int | None = None, startup: int = 16, parents: int = 16, pool: int = 256, memory: int = 400, doubt: float = 0.002
+    ) -> None:
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
-        self._startup, self._parents, self._pool, self._memory = startup, parents, pool, memory
+        self._startup, self._parents, self._pool, self._memory, self._doubt = startup, parents, pool, memory, doubt
         self._random = RandomSampler(seed=self._seed)
-        self._fitted: tuple[int, Predictor] | None = None
+        self._learnt: _Learnt | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What all finished trials share."""
@@ -92,28 +109,29 @@ class S3Sampler(BaseSampler):
         if not search_space or len(done) < self._startup:
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
-        done.sort(key=lambda t: sign * float(t.value or 0.0))
-        done = done[: self._memory]
-        encoding = Encoding(search_space)
-        points = encoding.points([t.params for t in done])
-        children = self._breed(rng, _apart(points, self._parents), encoding)
-        if self._pool > 1:
-            values = sign * np.array([t.value for t in done], dtype=np.float64)
-            values = values if (values > 0).all() else np.exp((values - values[0]) / (values.std() or 1.0))
-            mean, spread = self._predictor(len(done), points, values).predict(children)
+        learnt = self._learn(done, sign, Encoding(search_space))
+        children, chosen = self._breed(rng, learnt.parents, learnt.encoding), 0
+        if learnt.predictor is not None:
+            mean, spread = learnt.predictor.predict(children)
             chosen = int(np.argmin(mean - rng.uniform(0.0, 1.5) * spread))
-        else:
-            chosen = 0
-        return encoding.params(children.numbers[chosen], children.words[chosen])
+        elif self._pool > 1:
+            study._storage.set_trial_system_attr(trial._trial_id, UNFILTERED, True)  # where Optuna's own samplers leave their notes
+        return learnt.encoding.params(children.numbers[chosen], children.words[chosen])
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         """At random."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _predictor(self, count: int, points: Points, values: Array) -> Predictor:
-        if self._fitted is None or self._fitted[0] != count:
-            self._fitted = (count, Predictor.fit(points, values))
-        return self._fitted[1]
+    def _learn(self, done: list[FrozenTrial], sign: float, encoding: Encoding) -> "_Learnt":
+        """What the finished trials teach; kept until there are more, so that a generation is proposed from one lesson."""
+        if self._learnt is None or (self._learnt.trials, self._learnt.encoding.distributions) != (len(done), encoding.distributions):
+            points, values = encoding.points([t.params for t in done]), sign * np.array([t.value for t in done], dtype=np.float64)
+            values = values if (values > 0).all() else np.exp((values - values.min()) / (values.std() or 1.0))
+            best = np.argsort(values, kind="stable")[: self._memory]
+            trusted = self._pool > 1 and not backwards(points[slice(-self._memory, None)], values[-self._memory :], self._doubt)
+            predictor = Predictor.fit(points[best], values[best]) if trusted else None
+            self._learnt = _Learnt(len(done), encoding, _apart(points[best], self._parents), predictor)
+        return self._learnt
 
     def _breed(self, rng: np.random.Generator, parents: Points, encoding: Encoding) -> Points:
         """A pool of children. Every one has its own scale, its own share of moved numbers and changed words."""
@@ -140,8 +158,10 @@ def _apart(points: Points, count: int, radius: float = 0.02) -> Points:
     """The first `count` points that are not near copies of an earlier one, so that one lucky family does not breed alone."""
     kept: list[int] = []
     for i in range(len(points.numbers)):
+        if len(kept) == count:
+            break
         gap = ((points.numbers[kept] - points.numbers[i]) ** 2).mean(1) ** 0.5 + (points.words[kept] != points.words[i]).mean(1)
-        if len(kept) < count and (gap > radius).all():
+        if (gap > radius).all():
             kept.append(i)
     return points[np.array(kept)]
 

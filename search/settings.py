@@ -64,6 +64,7 @@ class Settings(_Settings, frozen=True):
     sampler: Named = Named("s3")
     objective: str = "rmse"
     perceptual: tuple[str, ...] = ("lpips-alex",)
+    compare: tuple[str, ...] = ()
     seeds: Seeds = Seeds()
     budget: Budget = Budget()
     tracker: Tracker = Tracker()

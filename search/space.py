@@ -1,146 +1,139 @@
 """What a search may vary: a space of fixed shape per NFE, between parameters (Optuna's) and schedules (ours).
 
-Every candidate has nfe multistep steps between the teacher's two ends. Per step: where it goes, order, space, domain,
-moment, corrector, relaxation, and the label its evaluation is given. A choice with one word is switched off.
+Every candidate takes the steps that the budget pays for between the teacher's two ends, at times of its own (search.gaps), and
+every step chooses for itself (search.choices).
 
-Times by stick breaking in lambda: with r_i in (0, 1),
-    lambda_i = lambda_{i-1} + r_i (lambda_N - lambda_{i-1}),    so any values decode to decreasing times.
-Labels by bounded shifts: the label of evaluation i lies |shift_i| of the gap towards the next (+) or the last (-) node.
-Where an end of the process is infinite in lambda, +-8 stands for it.
+A first step without the network costs nothing, so a candidate that has one takes a step more: there are parameters for the
+longer kind, and the shorter does without those of step 0.
 """
 
+import functools
+import itertools
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from search.choices import Choices, Range, Table, nearest
+from search.gaps import Gaps
 from solvers import Process, ScheduleError, SolverSchedule, Step, Tableau, compile
 from solvers.process import name_of
 
-LIMIT = 8.0
 Params = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Space:
-    """The candidates of one budget. The tuples are the words a step may take, the pairs the range of a number.
+class Space(Choices):
+    """The candidates of one budget: the ends, where they may stop between, and what every step may choose.
 
-    order and corrector are cut at step i to the i + 1 evaluations that exist there. Raises ScheduleError if nothing is left.
+    times    the range of the fractions of stick breaking
+    among    {grid, steps, its options} keeps times to the points of a grid; empty: all times
+
+    Raises ScheduleError for words that exclude each other, or where no number of steps spends the budget.
     """
 
     process: Process
     start: float
     end: float
     nfe: int
-    times: tuple[float, float] = (0.05, 0.95)
-    order: tuple[int, ...] = (1, 2, 3, 4)
-    space: tuple[str, ...] = ("x0", "eps", "flow")
-    domain: tuple[str, ...] = ("lambda", "t", "index")
-    moment: tuple[str, ...] = ("exact", "bh2")
-    corrector: tuple[int, ...] = (0, 1, 2, 3)
-    relax: tuple[float, float] = (0.4, 1.6)
-    label: tuple[float, float] = (-0.4, 0.4)
+    times: Range = (0.05, 0.95)
+    among: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (isinstance(self.nfe, int) and 1 <= self.nfe <= 64):
             raise ScheduleError(f"nfe must be a whole number from 1 to 64, not {self.nfe}.")
         self.process.check_time(self.start, "start")
         self.process.check_time(self.end, "end")
-        words = {"order": self.order, "space": self.space, "domain": self.domain, "moment": self.moment, "corrector": self.corrector}
-        for name, choices in words.items():
-            if not choices:
-                raise ScheduleError(f"The space leaves no {name}.")
+        if not 0 < self.times[0] <= self.times[1] < 1:
+            raise ScheduleError(f"Times split what is left of the way: between 0 and 1, not {self.times[0]:g} to {self.times[1]:g}.")
+        if self.slots - 1 > (len(self.gaps.places) if self.among else math.inf):
+            raise ScheduleError(f"{self.slots - 1} times cannot be chosen among {len(self.gaps.places)}.")
+
+    @functools.cached_property
+    def gaps(self) -> Gaps:
+        """Where candidates may stop."""
+        return Gaps(self.process, self.start, self.end, self.among)
+
+    @functools.cached_property
+    def lengths(self) -> dict[str, int]:
+        """How many steps spend the budget, by the answer of the first one."""
+        return {answer: self._length(answer) for answer in self.answer}
+
+    @property
+    def slots(self) -> int:
+        """Steps of the longest kind of candidate."""
+        return max(self.lengths.values())
+
+    @functools.cached_property
+    def tables(self) -> list[Table]:
+        """What each step may choose."""
+        return [self.at(i, self.slots) for i in range(self.slots)]
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distributions of every parameter that is not switched off."""
-        found: dict[str, BaseDistribution] = {}
-        for i in range(self.nfe):
-            if i + 1 < self.nfe:
-                found[f"gap{i + 1}"] = FloatDistribution(*self.times)
-            choices: dict[str, tuple[Any, ...]] = {"order": self._up_to(self.order, i), "space": self.space}
-            choices |= {"domain": self.domain, "moment": self.moment} if i or any(self.corrector) else {}
-            choices |= {"corrector": self._up_to(self.corrector, i)} if i + 1 < self.nfe else {}
-            found |= {f"{name}{i}": CategoricalDistribution(words) for name, words in choices.items() if len(words) > 1}
-            if i:
-                found |= {f"{n}{i}": FloatDistribution(*b) for n, b in (("relax", self.relax), ("label", self.label)) if b[0] < b[1]}
-        return found
+        found: dict[str, BaseDistribution] = {"answer0": CategoricalDistribution(self.answer)}
+        for i, table in enumerate(self.tables):
+            found |= {f"gap{i + 1}": FloatDistribution(*self.times)} if i + 1 < self.slots else {}
+            found |= {f"{name}{i}": distribution for name, distribution in table.items()}
+        return {name: distribution for name, distribution in found.items() if not distribution.single()}
 
     def decode(self, params: Mapping[str, Any]) -> SolverSchedule:
         """The schedule of a point of the space."""
-        lambdas = [self._lambda(self.start)]
-        last = self._lambda(self.end)
-        for i in range(1, self.nfe):
-            lambdas.append(lambdas[-1] + params[f"gap{i}"] * (last - lambdas[-1]))
-        inner = self.process.time_of(torch.tensor(lambdas[1:], dtype=torch.float64)).tolist()
-        grid = [self.start, *inner, self.end]
-        lambdas.append(last)
+        answer = params.get("answer0", self.answer[0])
+        first = self.slots - self.lengths[answer]
+        times = self.gaps.times([params.get(f"gap{i}", self.times[0]) for i in range(first + 1, self.slots)])
+        lambdas = self.gaps.lambdas(times)
         steps: list[Step] = []
-        for i in range(self.nfe):
-
-            def word(name: str, words: tuple[Any, ...], i: int = i) -> Any:
-                return params.get(f"{name}{i}", words[0])
-
-            shift = params.get(f"label{i}", 0.0)
-            label = None
-            if shift:
-                gap = lambdas[i + 1] - lambdas[i] if shift > 0 else lambdas[i] - lambdas[i - 1]
-                label = float(self.process.time_of(lambdas[i] + shift * gap))
-            steps.append(
-                Step(
-                    to=grid[i + 1],
-                    order=word("order", self._up_to(self.order, i)),
-                    space=word("space", self.space),
-                    domain=word("domain", self.domain),
-                    moment=word("moment", self.moment),
-                    corrector=word("corrector", self._up_to(self.corrector, i)) if i + 1 < self.nfe else 0,
-                    relax=params.get(f"relax{i}", 1.0),
-                    label=label,
-                )
-            )
-        return SolverSchedule(self.process, self.start, tuple(steps))  # pyright: ignore[reportArgumentType]
+        for k, to in enumerate(times[1:]):
+            chosen = {name: params.get(f"{name}{first + k}", nearest(d)) for name, d in self.tables[first + k].items()}
+            label = self.gaps.label(chosen["label"], lambdas[k - 1 : k + 2]) if k else None
+            steps.append(self.step(k, chosen, to=to, label=label, answer="network" if k else answer))
+        return SolverSchedule(self.process, self.start, tuple(steps))
 
     def encode(self, schedule: SolverSchedule) -> Params:
         """The point of the space that decodes to `schedule` (to the same table within 1e-9). Raises ScheduleError if there is none."""
-        if len(schedule.steps) != self.nfe or (schedule.start, schedule.times[-1]) != (self.start, self.end):
+        answer, times = schedule.steps[0].answer, schedule.times
+        if self.lengths.get(answer) != len(schedule.steps) or (times[0], times[-1]) != (self.start, self.end):
             raise ScheduleError("A schedule of another budget or with other ends does not lie in the space.")
-        lambdas = [self._lambda(t) for t in schedule.times]
-        given: Params = {}
-        for i, step in enumerate(schedule.steps):
-            if i + 1 < self.nfe:
-                given[f"gap{i + 1}"] = (lambdas[i + 1] - lambdas[i]) / (lambdas[-1] - lambdas[i])
-            domain = "t" if step.domain == "rho" and name_of(self.process) == "ve" else step.domain  # there t is rho
-            given |= {f"order{i}": min(step.order, i + 1), f"space{i}": step.space, f"domain{i}": domain, f"moment{i}": step.moment}
-            given |= {f"corrector{i}": min(step.corrector, i + 1), f"relax{i}": step.relax}
-            given[f"label{i}"] = 0.0 if step.label is None or not i else self._shift(step.label, lambdas[i - 1 : i + 2])
-        params: Params = {}
-        for name, distribution in self.distributions().items():
-            if isinstance(distribution, CategoricalDistribution):
-                params[name] = given[name] if given[name] in distribution.choices else distribution.choices[0]
-            elif isinstance(distribution, FloatDistribution):
-                params[name] = min(max(given[name], distribution.low), distribution.high)
-        ours, theirs = compile(self.decode(params)), compile(schedule)
-        if table_distance(ours, theirs) > 1e-9:
+        first, lambdas = self.slots - len(schedule.steps), self.gaps.lambdas(times)
+        told: Params = {f"gap{first + k}": fraction for k, fraction in enumerate(self.gaps.fractions(times), 1)}
+        told["answer0"] = answer
+        for k, step in enumerate(schedule.steps):
+            chosen = self.chosen(k, step)
+            chosen |= {"domain": "t"} if step.domain == "rho" and name_of(self.process) == "ve" else {}  # there t is rho
+            chosen |= {"label": self.gaps.shift(step.label, lambdas[k - 1 : k + 2])} if k else {}
+            told |= {f"{name}{first + k}": value for name, value in chosen.items()}
+        params = {name: nearest(distribution, told.get(name)) for name, distribution in self.distributions().items()}
+        if table_distance(compile(self.decode(params)), compile(schedule), self.given) > 1e-9:
             raise ScheduleError("The schedule does not lie in the space: it uses a word or a number that is switched off there.")
         return params
 
-    def _lambda(self, t: float) -> float:
-        return min(max(float(self.process.lambda_of(t)), -LIMIT), LIMIT)
+    def _length(self, answer: str) -> int:
+        """How many steps spend the budget, whatever else they choose."""
+        for count in range(self.nfe + 1, 0, -1):
+            times = Gaps(self.process, self.start, self.end).times([1 / (count - k) for k in range(count - 1)])
+            chosen = {name: nearest(distribution) for name, distribution in self.at(0, count).items()} | {"eta": self.eta[1]}
+            costs: set[int] = set()
+            for order, domain, noise in itertools.product(self.order, self.domain, self.noise):
+                chosen |= {"order": order, "domain": domain, "noise": noise}
+                steps = [self.step(k, chosen, to=to, answer="network" if k else answer) for k, to in enumerate(times[1:])]
+                costs.add(compile(SolverSchedule(self.process, self.start, tuple(steps))).nfe)
+            if costs == {self.nfe}:
+                return count
+        raise ScheduleError(f"No number of steps of method {self.method!r} spends exactly {self.nfe} evaluations, whatever their order.")
 
-    def _shift(self, label: float, lambdas: list[float]) -> float:
-        before, here, after = lambdas
-        distance = self._lambda(label) - here
-        return distance / (after - here if distance > 0 else here - before)
 
-    @staticmethod
-    def _up_to(orders: tuple[int, ...], i: int) -> tuple[int, ...]:
-        return tuple(order for order in orders if order <= i + 1) or orders[:1]
-
-
-def table_distance(ours: Tableau, theirs: Tableau) -> float:
-    """Largest relative difference between two tables as an outsider sees them: labels, evaluated states and the sample in closed form."""
+def table_distance(ours: Tableau, theirs: Tableau, given: Mapping[str, float] | None = None) -> float:
+    """Largest relative difference as an outsider sees it: labels, knobs (above those given), evaluated states and the sample."""
     if ours.nfe != theirs.nfe:
         return float("inf")
-    worst = max(abs(float(a.label) - float(b.label)) / float(a.sigma) for a, b in zip(ours.evals, theirs.evals, strict=True))
-    return max(worst, ours.apart(theirs))
+    worst = ours.apart(theirs)
+    for a, b in zip(ours.evals, theirs.evals, strict=True):
+        one, other = ({**(given or {}), **e.knobs} for e in (a, b))
+        if one.keys() != other.keys():
+            return float("inf")
+        worst = max(worst, abs(float(a.label) - float(b.label)) / float(a.sigma), *(abs(one[name] - other[name]) for name in one))
+    return worst

@@ -1,5 +1,10 @@
-"""Intervals over seeds by the bootstrap (Efron 1979): resample seeds, the same ones for both samplers of a ratio."""
+"""Intervals over seeds by the bootstrap (Efron 1979): resample seeds, the same ones for both samplers of a ratio.
 
+A distance of sets has no bootstrap: a resampled set repeats its members, which moves the distance. There the jackknife stands in,
+on the logarithm: leave out one block of seeds after the other (Efron and Tibshirani 1993, chapter 11).
+"""
+
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,3 +36,18 @@ def interval(errors: Tensor, together: Statistic) -> Interval:
 def ratio(errors: Tensor, baseline: Tensor, together: Statistic) -> Interval:
     """together(errors) / together(baseline) on the same seeds, paired, with its 95 % percentile interval."""
     return _interval(together(errors) / together(baseline), _resampled(errors, together) / _resampled(baseline, together))
+
+
+def jackknife(records: Tensor, together: Statistic, blocks: int = 16) -> Interval:
+    """A positive statistic of records [seeds, ...] with the normal 95 % interval of its logarithm."""
+    parts = torch.arange(len(records)).chunk(min(blocks, len(records)))
+    kept = [torch.ones(len(records), dtype=torch.bool).index_fill(0, part, False) for part in parts]
+    logs = torch.stack([together(records[keep]).log() for keep in kept])
+    width = 1.96 * float(((len(parts) - 1) * logs.var(unbiased=False)).sqrt())
+    value = float(together(records))
+    return Interval(value, value * math.exp(-width), value * math.exp(width))
+
+
+def jackknife_ratio(records: Tensor, baseline: Tensor, together: Statistic, blocks: int = 16) -> Interval:
+    """together(records) / together(baseline) on the same seeds, likewise."""
+    return jackknife(torch.stack([records, baseline], 1), lambda both: together(both[:, 0]) / together(both[:, 1]), blocks)

@@ -7,6 +7,7 @@ x = sample(denoiser, initial(range(4), (3, 32, 32), t), t)
 """
 
 from .adaptive import Tolerance, adaptive
+from .average_first import average_first
 from .compile import compile
 from .dpm_solver_v3 import Statistics, dpm_solver_v3
 from .errors import ScheduleError
@@ -18,7 +19,7 @@ from .presets import preset, preset_for_nfe
 from .probe import probe
 from .process import PROCESSES, Process, process
 from .registry import DISTINCT, METHODS, PRESETS
-from .sample import State, advance, begin, extend, sample
+from .sample import State, advance, begin, sample
 from .schedule import SolverSchedule, Step
 from .tableau import At, Dense, Evaluation, Row, Tableau
 
@@ -46,11 +47,11 @@ __all__ = [
     "Tolerance",
     "adaptive",
     "advance",
+    "average_first",
     "begin",
     "compile",
     "dpm_solver_v3",
     "draw",
-    "extend",
     "growth",
     "initial",
     "invert",

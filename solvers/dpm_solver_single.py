@@ -8,17 +8,13 @@ fast 3S, ..., 3S, 2S, 1S: the sequence of dpm_solver_pytorch and k-diffusion's s
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-import torch
-
 from .ancestral import natural_noise
-from .build import Builder
 from .diffusion import ANCESTRAL, SDE
 from .dpm_solver import SOLVER_TYPES
-from .family import Family, Method, Preset, StepsOf, each, one_of
+from .family import Family, Method, Preset, StepsOf, each
 from .process import Process
 from .schedule import Step
-from .single_step import Stage, Term, composed, rows, sigma_tree
+from .single_step import Stage, Term, rows, sigma_tree
 
 
 def three(step: Step) -> Sequence[Stage]:
@@ -40,35 +36,6 @@ def two(step: Step) -> Sequence[Stage]:
     """The stage c_2 with weight phi_1 / (2 c_2)."""
     c2 = step.numbers["c2"]
     return Stage(c2), Stage(1.0, [Term(1 / (2 * c2), 1, of=1)])
-
-
-def restart(builder: Builder, i: int) -> None:
-    """Step i of order p, from the state p - 1 steps ago, through all evaluations since."""
-    step = builder.steps[i]
-    base, *inner = builder.history[-step.order :]
-    others = inner
-    if step.order == 3 and step.moment == "bh2":  # the last stage alone, by phi_2
-        step, others = msgspec.structs.replace(step, moment="exact"), inner[1:]
-    form = builder.step_form(step, base, builder.nodes[i + 1], others, builder.states[-step.order], step.relax)
-    written = {row.slot: {slot: torch.as_tensor(c) for slot, c in row.terms.items()} for row in builder.rows[-2 * step.order :]}
-    for stage in inner:
-        form = composed(form, stage.state, written[stage.state])
-    builder.arrive(i + 1, form)
-
-
-def _singlestep(space: str) -> StepsOf:
-    def steps(times: Sequence[float], process: Process, order: int = 3, moment: str = "midpoint", tail: str = "lower") -> list[Step]:
-        one_of("order of a singlestep solver", order, (1, 2, 3))
-        one_of("tail", tail, ("lower", "full"))
-        count = len(times) - 1
-        skipped = int(process.alpha(times[0]) == 0)  # from alpha = 0, where lambda is infinite, no stage helps
-        found = [1] * skipped + [i % order + 1 for i in range(count - skipped)]
-        if times[-1] == process.t_clean or (tail == "lower" and (count - skipped) % order == 0):
-            found[-1] = 1
-        words: dict[str, Any] = {"method": "restart", "space": space, "moment": SOLVER_TYPES.get(moment, moment)}
-        return [Step(to=t, order=p, **words) for t, p in zip(times[1:], found, strict=True)]
-
-    return steps
 
 
 def _2s(space: str) -> StepsOf:
@@ -118,7 +85,6 @@ _SDE = ANCESTRAL + SDE
 FAMILY = Family(
     methods={
         "dpm-3s": Method(rows(three), {"c2": 1 / 3, "c3": 2 / 3}, _SDE),
-        "restart": Method(restart),
         "midpoint-sigma-tree": Method(rows(two, sigma_tree), {"c2": 0.5}, SDE),
     },
     presets={
@@ -126,8 +92,6 @@ FAMILY = Family(
         "dpm-solver-3s": Preset(_3s("eps"), 3, 3, f"{_PAPER} 2; options c2, c3, moment", each(3)),
         "dpmpp-2s": Preset(_2s("x0"), 2, 2, f"{_PLUS}; options c2, moment", each(2)),
         "dpmpp-3s": Preset(_3s("x0"), 3, 3, f"{_PLUS}, third order; options c2, c3, moment", each(3)),
-        "dpm-solver-singlestep": Preset(_singlestep("eps"), 2, 2, f"{_PAPER} 2, stages on the grid; options order, moment, tail"),
-        "dpmpp-singlestep": Preset(_singlestep("x0"), 2, 2, f"{_PLUS}, stages on the grid; options order, moment, tail"),
         "dpm-fast": Preset(_fast, 2, 2, f"{_PAPER} 2 and appendix D.3, DPM-Solver-fast; option eta", _fast_cost),
         "dpmpp-2s-ancestral": Preset(_2s_ancestral, 1, 1, "k-diffusion's sample_dpmpp_2s_ancestral; option eta", each(2), "injected"),
         "dpmpp-sde": Preset(

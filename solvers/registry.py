@@ -1,47 +1,31 @@
-"""Every family the runtime knows. To add one, write its file and name it here."""
+"""Every family the runtime knows. To add one, write its file and name it in `FILES`: one line."""
 
-from . import (
-    adams,
-    ancestral,
-    bdia,
-    consistency,
-    dc_solver,
-    deis,
-    dpm_solver,
-    dpm_solver_single,
-    er_sde,
-    momentum,
-    mrs,
-    parallel,
-    res,
-    runge_kutta,
-    sa_solver,
-    seeds,
-    taylor,
-    unipc,
-)
-from .family import Method, Preset
+from importlib import import_module
 
-FAMILIES = (
-    adams.FAMILY,
-    deis.FAMILY,
-    dpm_solver.FAMILY,
-    unipc.FAMILY,
-    res.FAMILY,
-    sa_solver.FAMILY,
-    er_sde.FAMILY,
-    consistency.FAMILY,
-    runge_kutta.FAMILY,
-    dpm_solver_single.FAMILY,
-    ancestral.FAMILY,
-    seeds.FAMILY,
-    momentum.FAMILY,
-    bdia.FAMILY,
-    dc_solver.FAMILY,
-    taylor.FAMILY,
-    mrs.FAMILY,
-    parallel.FAMILY,
+from .family import Family, Method, Preset
+
+FILES = (
+    "adams",
+    "deis",
+    "dpm_solver",
+    "unipc",
+    "res",
+    "sa_solver",
+    "er_sde",
+    "consistency",
+    "runge_kutta",
+    "dpm_solver_single",
+    "restart",
+    "ancestral",
+    "seeds",
+    "momentum",
+    "bdia",
+    "dc_solver",
+    "taylor",
+    "mrs",
+    "parallel",
 )
+FAMILIES: tuple[Family, ...] = tuple(import_module(f".{file}", __package__).FAMILY for file in FILES)
 
 METHODS: dict[str, Method] = {name: method for family in FAMILIES for name, method in family.methods.items()}
 PRESETS: dict[str, Preset] = {name: preset for family in FAMILIES for name, preset in family.presets.items()}

@@ -5,8 +5,9 @@
 A State is a value: advancing it changes nothing, so it can be kept, forked (candidates that share a prefix) or saved.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,10 @@ Callback = Callable[[Row, Tensor, Tensor | None], Tensor | None]
 
 
 class Request(NamedTuple):
-    """What the denoiser is asked: the state x in the caller's dtype, where it is, and the knobs of this evaluation."""
+    """What the denoiser is asked: the state x in the caller's dtype, where it is, and the knobs of this evaluation.
+
+    Of a group it is the states of all its evaluations along the batch, and `at` is [batch] then.
+    """
 
     x: Tensor
     at: At
@@ -32,16 +36,18 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """A sampler between two evaluations: the slots alive, and the next row."""
+    """A sampler between two requests: the slots alive, the next row, and the first one that waits for an answer."""
 
     rows: tuple[Row, ...]
     releases: tuple[tuple[str, ...], ...]
+    pauses: frozenset[int]  # the rows after which the denoiser is asked
     slots: Mapping[str, Tensor]
     dtype: torch.dtype
     noise: NoiseSource
     callback: Callback | None = None
     position: int = 0
-    answered: int = field(default=-1)  # the last evaluation that was asked for; -1 before the first
+    waiting: int = 0  # rows from here to `position` are written, but not complete
+    answered: int = 0
 
     @property
     def x(self) -> Tensor:
@@ -55,6 +61,7 @@ def begin(
     noise: Any = None,
     callback: Callback | None = None,
     mu: Tensor | None = None,
+    ask: str = "one",
 ) -> State:
     """The state before the first row. Half-precision latents are combined in float32."""
     given = dict(x) if isinstance(x, Mapping) else {START: x}
@@ -70,35 +77,62 @@ def begin(
         slots[MU] = anchor(x, mu).to(working)
     if any(ONE in row.terms for row in tableau.rows):
         slots[ONE] = torch.ones((), dtype=working, device=x.device).expand_as(x)
-    return State(tableau.rows, tableau.releases, slots, x.dtype, source, callback)
-
-
-def extend(state: State, rows: Sequence[Row]) -> State:
-    """The same state with more rows to go: how an adaptive method adds the rows of a step it has just accepted."""
-    return replace(state, rows=(*state.rows, *rows), releases=(*state.releases, *([()] * len(rows))))
+    return State(tableau.rows, tableau.releases, _pauses(tableau, ask), slots, x.dtype, source, callback)
 
 
 def advance(state: State, denoised: Tensor | None = None) -> tuple[State, Request | None]:
     """Take the answer to the last request (None at first) and run rows up to the next request, or to the end (None)."""
-    slots, position, answered = dict(state.slots), state.position, state.answered
-    row = state.rows[position - 1] if position else None
-    if row is not None and row.evaluation is not None:
-        slots[f"D{answered}"] = _checked(denoised, slots[row.slot])
-        _finish(state, slots, position - 1, slots[f"D{answered}"])
+    slots, position, waiting, answered = dict(state.slots), state.position, state.waiting, state.answered
+    asked = [row for row in state.rows[waiting:position] if row.evaluation is not None]
+    if asked:
+        answers = iter(_checked(denoised, slots[asked[0].slot], len(asked)))
+        for index in range(waiting, position):
+            answer = None
+            if state.rows[index].evaluation is not None:
+                answer = slots[f"D{answered}"] = next(answers)
+                answered += 1
+            _finish(state, slots, index, answer)
     elif denoised is not None:
         raise ScheduleError("An answer was given, but nothing was asked.")
+    waiting = position
     while position < len(state.rows):
         row = state.rows[position]
         slots[row.slot] = _combine(row.terms, slots, state.noise)
         position += 1
-        if row.evaluation is not None:
+        if position - 1 in state.pauses:
+            written = {r.slot for r in state.rows[waiting:position]}
             for dead in state.releases[position - 1]:
-                if dead in row.terms:  # free it before the network runs
+                if dead in row.terms and dead not in written:  # free it before the network runs
                     slots.pop(dead, None)
-            moved = replace(state, slots=slots, position=position, answered=answered + 1)
-            return moved, Request(moved.x, row.evaluation.at, row.evaluation.knobs)
-        _finish(state, slots, position - 1, None)
-    return replace(state, slots=slots, position=position, answered=answered), None
+            moved = replace(state, slots=slots, position=position, waiting=waiting, answered=answered)
+            return moved, _request(moved)
+        if row.evaluation is None and waiting == position - 1:
+            _finish(state, slots, waiting, None)
+            waiting = position
+    return replace(state, slots=slots, position=position, waiting=waiting, answered=answered), None
+
+
+def _pauses(tableau: Tableau, ask: str) -> frozenset[int]:
+    """The rows whose evaluation ends a request: all, or the last of each group; a group of several knobs is asked in parts."""
+    if ask not in ("one", "group"):
+        raise ScheduleError(f"Evaluations are asked one by one or by the group (ask 'one' or 'group'), not {ask!r}.")
+    evals = tableau.evals
+    last = set(range(tableau.nfe)) if ask == "one" else {group[-1] for group in tableau.groups}
+    last |= {k for k, (one, after) in enumerate(itertools.pairwise(evals)) if one.knobs != after.knobs}
+    return frozenset(tableau.visible[k] for k in last)
+
+
+def _request(state: State) -> Request:
+    asked = [(state.slots[row.slot], row.evaluation) for row in state.rows[state.waiting : state.position] if row.evaluation is not None]
+    first, count = asked[0][1], len(state.x)
+    if len(asked) == 1:
+        return Request(state.x, first.at, first.knobs)
+
+    def along(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat([value.expand(count) for value in values])
+
+    at = At(along(e.at.label for _, e in asked), along(e.at.alpha for _, e in asked), along(e.at.sigma for _, e in asked))
+    return Request(torch.cat([x for x, _ in asked]).to(state.dtype), at, first.knobs)
 
 
 def sample(
@@ -108,6 +142,7 @@ def sample(
     noise: Mapping[str, Tensor] | Sequence[Tensor] | Sequence[int] | None = None,
     callback: Callback | None = None,
     mu: Tensor | None = None,
+    ask: str = "one",
     **knobs: Any,
 ) -> Tensor:
     """Draw one sample per entry of the batch.
@@ -117,14 +152,20 @@ def sample(
     noise      what stochastic tables need: a mapping "z0" -> tensor, tensors in row order, or one seed per sample
     callback   called as callback(row, x, D or None) after every row; a tensor it returns replaces the state
     mu         where a mean-reverting process ends, of x's shape or that of one sample
-    knobs      handed to every evaluation, below those of the row
+    ask        "one" evaluation a call; or a "group" of them (`Tableau.groups`) along the batch of one call, for a denoiser that
+               takes [batch] labels, alphas and sigmas. A state that a callback replaces is then read after its group
+    knobs      handed to every evaluation, below those of the row; `cond` belongs to the samples and goes along the batch with them
 
     Returns x of the same shape and dtype. Raises ScheduleError if an answer has another shape or the result is not finite
     (which cannot be asked inside torch.func's transforms).
     """
-    state, request = advance(begin(tableau, x, noise, callback, mu))
+    state, request = advance(begin(tableau, x, noise, callback, mu, ask))
     while request is not None:
-        state, request = advance(state, denoiser(request.x, request.at, **{**knobs, **request.knobs}))
+        given, questions = {**knobs, **request.knobs}, len(request.x) // max(1, len(state.x))
+        cond = given.get("cond")
+        if questions > 1 and isinstance(cond, Tensor):
+            given["cond"] = torch.cat([cond] * questions)
+        state, request = advance(state, denoiser(request.x, request.at, **given))
     result = state.x
     if result.numel() and not _transformed() and not torch.isfinite(result.detach().abs().amax()):
         raise ScheduleError("The sample is not finite: the denoiser answered NaN or infinity, or the table is unstable for this model.")
@@ -166,11 +207,13 @@ def _broadcast(coefficient: Tensor, value: Tensor) -> Tensor:
     return coefficient.reshape(coefficient.shape + (1,) * (value.ndim - 1)) if coefficient.ndim else coefficient
 
 
-def _checked(denoised: Any, x: Tensor) -> Tensor:
-    if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+def _checked(denoised: Any, x: Tensor, count: int = 1) -> Tensor:
+    """Answers like x to `count` questions, [count, *x.shape]."""
+    shape = (count * len(x), *x.shape[1:])
+    if not isinstance(denoised, Tensor) or denoised.shape != shape:
         got = f"shape {tuple(denoised.shape)}" if isinstance(denoised, Tensor) else type(denoised).__name__
-        raise ScheduleError(f"The denoiser must answer a tensor of the state's shape {tuple(x.shape)}, but it answered {got}.")
-    return denoised.to(x.dtype)
+        raise ScheduleError(f"The denoiser must answer a tensor of the state's shape {shape}, but it answered {got}.")
+    return denoised.to(x.dtype).reshape(count, *x.shape)
 
 
 def _finish(state: State, slots: dict[str, Tensor], index: int, denoised: Tensor | None) -> None:
@@ -179,6 +222,6 @@ def _finish(state: State, slots: dict[str, Tensor], index: int, denoised: Tensor
     if state.callback is not None:
         replaced = state.callback(state.rows[index], slots[slot], denoised)
         if replaced is not None:
-            slots[slot] = _checked(replaced, slots[slot])
+            slots[slot] = _checked(replaced, slots[slot])[0]
     for dead in state.releases[index]:
         slots.pop(dead, None)

@@ -30,7 +30,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 public implementation does: "half", "slip", "difference", "gamma", "vary" (see moments.py)
     relax       multiplies what the step adds to the first-order step; 1 is the method itself
     answer      what is taken for the network's answer at the start of the first step: "network", or a guess that costs nothing,
-                "zero-x0" (no data) or "unit-eps" (eps = x / sqrt(alpha^2 + sigma^2), the analytical first step)
+                "zero-x0" (no data) or "unit-eps" (eps = x / sqrt(alpha^2 + sigma^2), the analytical first step); the mean of the
+                data is a picture and no word: `average_first`
     label       the time told to the network at the start of the step; none: the time of the state
     eta, noise  noise injected, as fractions of the reverse-time SDE's: "ancestral" or "rectified" (flow), "sde" (x0 or eps), "er" (x0)
     numbers     further numbers of the method, by the names that it declares (where a stage lies, momentum, ...)

@@ -28,9 +28,11 @@ from .process import Process
 from .quadrature import Node, coordinate, injected, node, phi, transfer
 from .schedule import Step
 
+UNIT = -1
+
 
 class Term(NamedTuple):
-    """coefficient * phi_n * (f_of - f_s); phi to the stage `until`, counted from 1, or to the own one (0)."""
+    """coefficient * phi_n * (f_of - f_s); phi to the stage `until`, counted from 1, or to the own one (0). phi_UNIT is 1 / h."""
 
     coefficient: float
     n: int
@@ -86,7 +88,7 @@ def backwards(place: Place, nodes: Sequence[Node]) -> list[list[Tensor]]:
     shares: list[list[Tensor]] = []
     for k, q in enumerate(nodes, start=1):
         inner = [q.lambda_ - (n.lambda_ - place.s.lambda_) for n in reversed(nodes[: k - 1])]
-        turned = [replace(q, lambda_=lambda_) for lambda_ in inner]  # sigma in between cancels
+        turned = [replace(q, lambda_=lambda_, sigma=q.sigma * (q.lambda_ - lambda_).exp()) for lambda_ in inner]  # only rho counts
         shares.append(ito(place, [*turned, q])[-1])
     return shares
 
@@ -111,10 +113,13 @@ def rows(tableau: Tableau, increments: Increments = ito) -> Callable[[Builder, i
         noises = _noises(builder, place, stages, nodes, increments)
         answers = [builder.history[-1].form(space)]  # f_s, then those of the stages, over the start and the answers of the denoiser
         for k, (stage, q) in enumerate(zip(stages[:-1], nodes[:-1], strict=True)):
-            form = _form(place, stage, nodes, q, answers, start) | noises[k]
+            form = _form(place, stage, nodes, q, answers, start)
+            add(form, 1.0, noises[k])
             asked = builder.ask(f"s{i}_{k}", q, form)
             answers.append(composed(asked.form(space), asked.state, form))
-        builder.arrive(i + 1, _form(place, stages[-1], nodes, target, answers, start, step.relax) | noises[-1] | ancestral)
+        form = _form(place, stages[-1], nodes, target, answers, start, step.relax)
+        add(form, 1.0, noises[-1] | ancestral)
+        builder.arrive(i + 1, form)
 
     return write
 
@@ -125,9 +130,12 @@ def _form(place: Place, stage: Stage, nodes: Sequence[Node], q: Node, answers: S
     add(form, gain, answers[0])
     for coefficient, n, of, until in stage.terms:
         end = nodes[until - 1] if until else q
-        weight = relax * coefficient * phi(place.space, place.domain, n, place.process, place.s, end, place.diffusion)
-        if until:
-            weight = weight * _unit(place.space, q) / _unit(place.space, end)
+        if n == UNIT:
+            weight = relax * coefficient * _unit(place.space, q)
+        else:
+            weight = relax * coefficient * phi(place.space, place.domain, n, place.process, place.s, end, place.diffusion)
+            if until:
+                weight = weight * _unit(place.space, q) / _unit(place.space, end)
         add(form, weight, answers[of])
         add(form, -weight, answers[0])
     return form

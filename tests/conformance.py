@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle import CASES
-from test_solver_laws import SMOOTH, slope
+from errata import ERRATA, NOT_REPRODUCED
+from test_solver_laws import SMOOTH, order_of
 
-from solvers import PRESETS, preset
+from solvers import PRESETS
 from solvers.registry import DISTINCT
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "conformance.md"
-ERRATA = {
+NOTES = {
     "dpmpp-3m": "public 3M halves the second derivative and has order 2: `dpmpp-3m-compat`",
     "dpm-solver-3m": 'public 3M halves the second derivative: option third="half"',
     "dpmpp-3m-sde": 'public 3M SDE halves it: `dpmpp-3m-sde-compat`; diffusers\' has a sign wrong, order 1: option third="slip"',
@@ -35,6 +35,10 @@ ERRATA = {
     "ghvb": "the authors start a v-prediction's velocity from the unconverted output, and their UniPC with momentum overwrites it",
     "dc-solver": "its public sample() pops the ratios off the caller's list",
     "usf": "the public implicit corrector never asks again; its zero-x0 step takes x for eps in data steps; pseudo is mode pec",
+    "seeds-2": "its code pairs noises backwards: `seeds-2-compat`",
+    "seeds-3": "its code has a phi_2 mistyped, order 1: `seeds-3-compat`",
+    "seeds-3-noise": "its code swaps noises and scales one wrongly: `seeds-3-noise-compat`",
+    "dpmpp-singlestep-sde": "diffusers draws the noise of stages anew, weak order 1: `dpmpp-singlestep-sde-compat`",
     "dpmpp-sde": "k-diffusion correlates stage and step noise by a Brownian tree over sigma: `dpmpp-sde-compat`",
 }
 
@@ -82,14 +86,13 @@ class Recorder:
 
 
 def measured_orders() -> dict[str, str]:
-    """The slope of every preset on smooth grids of vp-linear, ve and flow, or of those it is defined on."""
+    """The slope of every preset on smooth grids of vp-linear, ve and flow, or of those it is defined on, as the order law measures it."""
     found = {}
     for name, known in DISTINCT.items():
-        count, slopes = (64 if known.order < 4 else 128), []
+        slopes = []
         for family in known.processes or SMOOTH:
             with contextlib.suppress(ZeroDivisionError, ValueError):
-                process = CASES[family].process
-                slopes.append(slope(family, lambda times, n=name, p=process: preset(n, times, p), (count, 2 * count), False))
+                slopes.append(order_of(name, family, rough=False))
         found[name] = ", ".join(f"{max(0.0, s):.1f}" for s in slopes if math.isfinite(s))
     return found
 
@@ -111,10 +114,23 @@ def rows(recorder: Recorder) -> list[str]:
         shown = [", ".join("-" if math.isnan(d) else f"{d:.0e}" for d in column) or "-" for column in differences]
         title = f"`{name}`" + (f" ({', '.join(f'`{o}`' for o in others)})" if others else "")
         kind = " (weak)" if known.noise != "none" else ""
-        said = "; ".join(ERRATA[n] for n in (name, *others) if n in ERRATA)
+        said = "; ".join(NOTES[n] for n in (name, *others) if n in NOTES)
         cells = [title, f"{known.order:g}{kind}", orders[name], str(known.nfe(10, False)), "; ".join(references), *shown, said]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def errata() -> list[str]:
+    """What public code has wrong, which preset has it too and which has not, and the tests of both."""
+
+    def named(words: str) -> str:
+        return ", ".join(f"`{word}`" if word and "every" not in word else word or "-" for word in words.split(", "))
+
+    lines = ["| where | what | as there | right | tests of the first | tests of the second |", "|" + "---|" * 6]
+    for e in ERRATA:
+        tests = ("<br>".join(f"`{test}`" for test in part) for part in (e.compat_tests, e.exact_tests))
+        lines.append(f"| {' | '.join([e.where, e.what, named(e.compat), named(e.exact), *tests])} |")
+    return [*lines, "", "Not reproduced:", *(f"- {where}: {why}" for where, why in NOT_REPRODUCED.items())]
 
 
 if __name__ == "__main__":
@@ -128,5 +144,11 @@ ve, flow, or where it is defined); a stochastic method's is the weak order, of m
 closed forms to the reference's, read by probing, relative to the largest coefficient. Final: difference of the samples on a mixture of
 Gaussians. Both in float64, worst over the cases of `tests/test_references.py`; diffusers with its float32 tables computed in float64.
 """
-    PAGE.write_text(head + "\n" + "\n".join(rows(recorder)) + "\n")
+    tail = """
+## Errata
+
+What public code has wrong, the preset that repeats it (where there is something to repeat), held to that code, and the one that has it
+right, held to its full order. FILE::NAME stands for test_NAME in tests/test_FILE.py.
+"""
+    PAGE.write_text("\n".join([head, *rows(recorder), tail, *errata(), ""]))
     print(f"{PAGE}: {len(DISTINCT)} methods")

@@ -1,5 +1,6 @@
 """DEIS and its relatives: the integrals of the paper, and what the public iPNDM-v weighs."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 from oracle import CASES, Case
 from test_solver_laws import SMOOTH, assert_same_sampler, slope
+from torch import Tensor
 
-from solvers import PRESETS, compile, preset, process
+from solvers import PRESETS, At, compile, preset, probe, process
 
 F64 = torch.float64
 
@@ -88,6 +90,34 @@ def test_the_public_ipndm_v_is_wrong_at_four_points_even_where_steps_are_uniform
     np.testing.assert_allclose(eps_weights("ipndm-v-compat", uniform[1:], "ve", order=3) * 12, [23, -16, 5], rtol=1e-11)
     np.testing.assert_allclose(eps_weights("ipndm-v-compat", uniform, "ve") * 24, [57, -65, 43, -11], rtol=1e-11)
     np.testing.assert_allclose(eps_weights("ipndm-v", uniform, "ve") * 24, [55, -59, 37, -9], rtol=1e-11)
+
+
+def ipndm_v_loop(times: list[float], most: int) -> Callable[..., Tensor]:
+    """ipndm_v of diff-sampler on ve, its slips included: polynomials of slopes d over the widths h, a, b, c of the last steps."""
+
+    def run(denoiser: Callable[..., Tensor], x: Tensor) -> Tensor:
+        slopes: list[Tensor] = []
+        for i, (s, t) in enumerate(pairwise(times)):
+            at = At(*(torch.tensor(v, dtype=F64) for v in (s, 1.0, s)))
+            slopes = [(x - denoiser(x, at)) / s, *slopes][: min(most, i + 1)]
+            h, a, b, c = (times[i - k + 1] - times[i - k] if k <= i else -1.0 for k in range(4))  # -1: not read yet
+            third = (1 - h / (3 * (h + a)) * (h * (h + a)) / (a * (a + b))) / 2
+            fourth = (1 - h / (3 * (h + a))) / 2 + (1 - h / (2 * (h + a))) * h / (6 * (h + a + b))
+            fourth *= h * (h + a) * (h + a + b) / (a * (a + b) * (a + b + c))
+            r, q = a / b, a * (a + b) / (b * (b + c))
+            extra = [[0.0] * 4, [h / a / 2, -h / a / 2, 0, 0], [third, -(1 + r) * third, r * third, 0]]
+            extra.append([fourth, -(1 + r + q) * fourth, (r + q * (1 + b / c)) * fourth, -q * r * fourth])
+            weights = [sum(column) for column in zip([1, 0, 0, 0], *extra[: len(slopes)], strict=True)]
+            x = x + (t - s) * sum(w * d for w, d in zip(weights, slopes, strict=False))
+        return x
+
+    return run
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_the_public_ipndm_v_is_its_loop(order: int):
+    table = compile(preset("ipndm-v-compat", ROUGH, process("ve"), order=order))
+    assert_same_sampler(table, probe(ipndm_v_loop(ROUGH, order)), 1e-11)
 
 
 @pytest.mark.parametrize("family", SMOOTH)

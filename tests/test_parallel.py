@@ -9,7 +9,23 @@ from oracle import CASES, Case, anisotropic
 from test_solver_laws import assert_same_sampler
 from torch import Tensor
 
-from solvers import PRESETS, At, Evaluation, Row, ScheduleError, SolverSchedule, Step, Tableau, compile, preset, probe, process, sample
+from solvers import (
+    PRESETS,
+    At,
+    Evaluation,
+    Row,
+    ScheduleError,
+    SolverSchedule,
+    Step,
+    Tableau,
+    compile,
+    initial,
+    preset,
+    probe,
+    process,
+    sample,
+)
+from teacher.denoiser import guided, wrap
 
 F64 = torch.float64
 SIGMAS = [80.0, 14.5, 3.35, 0.9, 0.2, 0.01]
@@ -131,3 +147,95 @@ def test_strange_directions_are_refused_in_a_sentence():
             compile(SolverSchedule(p, 3.0, (Step(to=1.0, method="parallel", numbers=numbers),)))
     with pytest.raises(ScheduleError, match="1 to 4"):
         preset("epd", SIGMAS, p, points=5)
+
+
+# ------------------------------------------------------------------------------------------- a group in one call
+
+
+def counted(denoiser: Callable[..., Tensor], sizes: list[int]) -> Callable[..., Tensor]:
+    def ask(x: Tensor, at: At, **knobs) -> Tensor:
+        sizes.append(len(x))
+        return denoiser(x, at, **knobs)
+
+    return ask
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("answer", ["network", "unit-eps"])
+@pytest.mark.parametrize("points", [2, 3])
+def test_a_group_is_one_call_of_the_network_and_the_same_sample(points: int, answer: str, dtype: torch.dtype, case: Case):
+    data, sizes, seen = anisotropic(3), list[int](), list[list[str]]()
+    table = compile(preset("epd", case.grid(4, clean=True), case.process, points=points, answer=answer))
+    x = initial([1, 2], (3,), table, dtype)
+    ends = []
+    for ask in ("one", "group"):
+        sizes.clear()
+        seen.append([])
+        ends.append(sample(counted(data, sizes), x, table, ask=ask, callback=lambda row, x, d: seen[-1].append(row.slot)))
+        assert sum(sizes) == 2 * table.nfe
+    assert len(sizes) == len(table.groups) < table.nfe
+    torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=8 * torch.finfo(dtype).eps * float(x.abs().max()))
+    assert seen[0] == seen[1] == [row.slot for row in table.rows]
+
+
+def test_a_group_of_candidates_carries_their_labels_and_what_belongs_to_the_samples():
+    schedule = preset("epd", SIGMAS, process("ve"))
+    places = torch.tensor([[0.3, 0.4, 0.5, 0.6, 0.7], [0.5] * 5], dtype=F64)
+    table = compile(schedule, numbers={"at1": places, "clock2": 2 * places})
+
+    def network(x: Tensor, at: At, cond: Tensor, gain: float) -> Tensor:
+        return gain * x / (1 + at.sigma**2)[..., None] + 0.1 * torch.sin(at.label)[..., None] * cond
+
+    def denoiser(x: Tensor, at: At, **knobs) -> Tensor:
+        assert len(knobs["cond"]) == len(x)
+        return network(x, at, **knobs)
+
+    x, words = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=F64), {"cond": torch.tensor([[1.0], [2.0]]), "gain": 0.9}
+    one, group = (sample(denoiser, x, table, ask=ask, **words) for ask in ("one", "group"))
+    torch.testing.assert_close(group, one, rtol=1e-13, atol=1e-13)
+
+
+def test_rows_inside_a_group_are_complete_only_when_it_is_answered():
+    at, other = Evaluation(1.0, 1.0, 1.0), Evaluation(2.0, 1.0, 3.0)
+    inner = [Row("q", 1.0, {"x0": 2.0}), Row("a", 1.0, {"q": 1.0}, other)]
+    table = Tableau((Row("x0", 1.0, {"xT": 1.0}, at), *inner, Row("end", 0.0, {"a": 0.5, "D0": 1.0, "D1": -2.0})))
+    x, sizes = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=F64), list[int]()
+    ends = [sample(counted(anisotropic(3), sizes), x, table, ask=ask, callback=lambda row, x, d: x + 1) for ask in ("one", "group")]
+    assert sizes == [2, 2, 4]
+    assert not torch.equal(*ends)  # "a" was written before the callback had replaced "q"
+    silent = [sample(anisotropic(3), x, table, ask=ask) for ask in ("one", "group")]
+    torch.testing.assert_close(*silent, rtol=1e-13, atol=1e-13)
+
+
+def test_evaluations_of_several_knobs_are_not_asked_together():
+    evaluations = [Evaluation(1.0, 1.0, 1.0, {"guidance": g}) for g in (1.0, 1.0, 2.0)]
+    rows = [Row(f"x{k}", 1.0, {"xT": 1.0}, e) for k, e in enumerate(evaluations)]
+    table, sizes = Tableau((*rows, Row("end", 0.0, {"D0": 1.0, "D1": 1.0, "D2": 1.0}))), list[tuple[int, float]]()
+    assert table.groups == ((0, 1, 2),)
+
+    def denoiser(x: Tensor, at: At, guidance: float) -> Tensor:
+        sizes.append((len(x), guidance))
+        return x
+
+    sample(denoiser, torch.ones(2, 3), table, ask="group")
+    assert sizes == [(4, 1.0), (2, 2.0)]
+
+
+def test_a_teacher_takes_a_group_with_its_labels_and_conditions():
+    drawn = torch.Generator().manual_seed(0)
+    weights = torch.randn(3, 3, generator=drawn, dtype=F64)
+
+    def network(x: Tensor, label: Tensor, label_of: Tensor) -> Tensor:
+        return x @ weights * torch.cos(label)[:, None] + label_of[:, None]
+
+    teacher = guided(wrap(network, process("ve"), "eps", "sigma", pass_cond="label_of"), null=0)
+    table, x, sizes = compile(preset("epd", SIGMAS[2:], process("ve"))), torch.randn(2, 3, generator=drawn, dtype=F64), list[int]()
+    cond, guidance = torch.tensor([1.0, 2.0], dtype=F64), 1.5
+    one, group = (sample(counted(teacher, sizes), x, table, ask=ask, cond=cond, guidance=guidance) for ask in ("one", "group"))
+    torch.testing.assert_close(group, one, rtol=1e-12, atol=1e-12)
+    assert sizes == [2] * table.nfe + [2, 4] * 3
+
+
+def test_an_unknown_way_to_ask_is_answered_with_the_known_ones():
+    with pytest.raises(ScheduleError, match="one by one or by the group"):
+        sample(anisotropic(3), torch.ones(1, 3), compile(preset("epd", SIGMAS, process("ve"))), ask="all")

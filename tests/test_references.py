@@ -408,3 +408,19 @@ def test_singlestep_equals_diffusers(algorithm: str, end: str, order: int, solve
     p, times, at = of_table(scheduler, count, -1.0 if end == "zero" else 0.0)
     name = {"dpmsolver++": "dpmpp-singlestep", "dpmsolver": "dpm-solver-singlestep"}[algorithm]
     both_agree(preset(name, times, p, order=order, moment=solver_type), d_sampler(scheduler, at, "sample", count), bound)
+
+
+@pytest.mark.parametrize("count", [8, 9, 10])
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("end", ["zero", "sigma_min"])
+def test_stochastic_singlestep_equals_diffusers(
+    end: str, order: int, solver_type: str, count: int, diffusers: Any, monkeypatch: pytest.MonkeyPatch
+):
+    kind, bound = diffusers("DPMSolverSinglestepScheduler")
+    options = {"solver_order": order, "solver_type": solver_type, "algorithm_type": "sde-dpmsolver++", "final_sigmas_type": end}
+    scheduler = kind(**BETAS, **options, lower_order_final=True)
+    p, times, at = of_table(scheduler, count, -1.0 if end == "zero" else 0.0)
+    noises = count - (end == "zero")
+    theirs = with_noise(d_sampler(scheduler, at, "sample", count), range(noises), kind, monkeypatch)
+    both_agree(preset("dpmpp-singlestep-sde-compat", times, p, order=order, moment=solver_type), theirs, bound, noises)

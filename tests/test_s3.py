@@ -8,9 +8,9 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search.predictor import Points, Predictor
+from search.predictor import Points, Predictor, backwards
 from search.ranks import ranked
-from search.s3 import Encoding, S3Sampler
+from search.s3 import UNFILTERED, Encoding, S3Sampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = {
@@ -101,3 +101,28 @@ def test_on_a_bent_surface_the_predictor_ranks_what_comes_next_better_than_a_str
     assert found[-1].taus["process"] > 0.5
     assert found[-1].taus["process"] > found[-1].taus["linear"]
     assert ranked(study.trials[:30], SPACE) == []
+
+
+def test_a_predictor_that_ranks_backwards_is_told_from_one_that_ranks_at_random():
+    rng = np.random.default_rng(0)
+    points = Points(rng.random((120, 2)), np.zeros((120, 0), dtype=np.int64))
+    values = 1 + points.numbers[:, 0]
+    turned = np.concatenate([values[:80], 3 - values[80:]])
+    assert backwards(points, turned, 0.002)
+    assert not backwards(points, values, 0.002)
+    assert not backwards(points[slice(60)], turned[60:], 0.002)  # too few
+    assert not backwards(points, turned, 0.0)
+    random = [backwards(points, np.concatenate([values[:80], rng.random(40) + 1]), 0.05) for _ in range(40)]
+    assert sum(random) <= 6
+
+
+def test_where_the_predictor_abstains_proposals_come_unfiltered_and_say_so(monkeypatch):
+    study = optimised(S3Sampler(seed=3), 60)
+    assert not any(UNFILTERED in t.system_attrs for t in study.trials)
+    later = optuna.create_study(sampler=S3Sampler(seed=3))
+    later.add_trials(study.trials)
+    filtered = study.ask(SPACE).params
+    monkeypatch.setattr("search.s3.backwards", lambda *told: True)
+    trial = later.ask(SPACE)
+    assert later.trials[trial.number].system_attrs == {UNFILTERED: True}
+    assert trial.params != filtered

@@ -257,6 +257,105 @@ def test_seeds_as_published_in_code_pairs_the_noises_the_wrong_way_round():
     assert slope("ve", steps_of("seeds-2-compat"), (128, 256), False) <= 1.3
 
 
+def seeds_3_loop(space: str, c2: float, source: str):
+    """SEEDS-3 on ve, c3 = 2/3: its formulas with Ito's noise ("paper"), or its code, but for the last step, which does nothing there."""
+    c3, e, paper = 2 / 3, math.expm1, source == "paper"
+    gaps, sign = (c2, c3 - c2, 1 - c3), -1 if space == "x0" else 1
+
+    def run(denoiser, x: Tensor, xi: list[Tensor]) -> Tensor:
+        given = iter(xi)
+        for s, t in itertools.pairwise(K_SIGMAS[:-1]):
+            h = math.log(s / t)
+            sigma2, sigma3 = s * math.exp(-c2 * h), s * math.exp(-c3 * h)
+            z1, z2, z3 = (next(given) for _ in range(3))
+            p1, p2, p3 = (math.sqrt(abs(e(sign * 2 * h * gap))) for gap in gaps)
+            far = lambda c, h=h: math.exp(sign * c * h)  # noqa: E731
+            stage = sigma3 * (far(c3 - c2) * p1 * z1 + p2 * z2)
+            noise = far(1 - c2) * p1 * z1 + far(1 - c3) * p2 * z2 + p3 * z3
+            if not paper:
+                stage = (sigma3 if space == "x0" else t) * (far(c2) * p2 * z1 + p1 * z2)
+                old, new = (z1, z2) if space == "x0" else (z2, z1)
+                noise = far(c3) * p3 * old + far(c2) * p2 * new + p1 * z3
+
+            def net(x: Tensor, sigma: float) -> Tensor:
+                data = denoiser(x, At(*(torch.tensor(v, dtype=F64) for v in (sigma, 1.0, sigma))))
+                return data if space == "x0" else (x - data) / sigma
+
+            first = net(x, s)
+            if space == "x0":
+                phi_2, phi_23 = e(-2 * h) / (2 * h) + 1, e(-2 * c3 * h) / (2 * c3 * h) + 1
+                if not paper:
+                    phi_23 = e(-2 * c2 * h) / (c2 * h) + 1
+                second = net((sigma2 / s) ** 2 * x - e(-2 * c2 * h) * first + sigma2 * p1 * z1, sigma2)
+                inner = (sigma3 / s) ** 2 * x - e(-2 * c3 * h) * first + c3 / c2 * phi_23 * (second - first)
+                x = (t / s) ** 2 * x - e(-2 * h) * first + 1.5 * phi_2 * (net(inner + stage, sigma3) - first) + t * noise
+            else:
+                phi_2, phi_23 = e(h) / h - 1, e(c3 * h) / (c3 * h) - 1
+                second = net(x - 2 * sigma2 * e(c2 * h) * first + sigma2 * p1 * z1, sigma2)
+                inner = x - 2 * sigma3 * e(c3 * h) * first - 2 * c3 / c2 * sigma3 * phi_23 * (second - first)
+                x = x - 2 * t * e(h) * first - 3 * t * phi_2 * (net(inner + stage, sigma3) - first) + t * noise
+        return x
+
+    return run
+
+
+@pytest.mark.parametrize("c2", [1 / 3, 0.25])
+@pytest.mark.parametrize("source", ["paper", "code"])
+@pytest.mark.parametrize(("name", "space"), [("seeds-3", "x0"), ("seeds-3-noise", "eps")])
+def test_the_third_seeds_is_its_loop_as_in_the_paper_and_as_in_its_code(name: str, space: str, source: str, c2: float):
+    schedule = preset(name if source == "paper" else f"{name}-compat", K_SIGMAS[:-1], VE, c2=c2)
+    both_agree(schedule, seeds_3_loop(space, c2, source), 1e-10, noises=3 * (len(K_SIGMAS) - 2))
+
+
+@pytest.mark.parametrize("name", ["seeds-3", "seeds-3-noise"])
+def test_the_third_seeds_has_order_two_and_its_code_order_one(name: str):
+    def measured(name: str) -> float:
+        return slope("ve", lambda times: preset(name, times, VE, c2=0.5), (64, 128), False)
+
+    assert measured(name) >= 1.8
+    assert measured(f"{name}-compat") <= 1.2
+
+
+# ------------------------------------------------------------------------------------------ stages on the grid, with noise
+
+
+def test_the_noise_of_states_on_the_grid_is_itos_and_that_of_diffusers_is_drawn_anew():
+    times, lam = [3.0, 2.0, 1.2, 0.9], VE.lambda_of(torch.tensor([3.0, 2.0, 1.2, 0.9], dtype=F64))
+    h, h1 = float(lam[3] - lam[0]), float(lam[1] - lam[0])
+    found = {}
+    for name in ("dpmpp-singlestep-sde", "dpmpp-singlestep-sde-compat"):
+        own = compile(preset(name, times, VE, tail="full")).rows
+        first, last = (torch.tensor([row.terms.get(f"z{m}", 0.0) for m in range(3)], dtype=F64) for row in (own[1], own[3]))
+        assert float(last.norm()) == pytest.approx(0.9 * math.sqrt(-math.expm1(-2 * h)), rel=1e-9)
+        found[name] = float(first @ last / (first.norm() * last.norm()))
+    expected = math.exp(-(h - h1)) * math.sqrt(math.expm1(-2 * h1) / math.expm1(-2 * h))
+    assert found["dpmpp-singlestep-sde"] == pytest.approx(expected, rel=1e-9)
+    assert found["dpmpp-singlestep-sde-compat"] == 0
+
+
+@pytest.mark.parametrize("family", ["ve", "flow"])
+def test_stages_on_the_grid_have_weak_order_two_with_itos_noise_and_the_slip_of_diffusers_never_converges(family: str):
+    def measured(name: str, **options: str) -> float:
+        return slope(family, lambda times: preset(name, times, CASES[family].process, **options), (64, 128), False)
+
+    assert measured("dpmpp-singlestep-sde") >= 1.8
+    assert 0.8 <= measured("dpmpp-singlestep-sde-compat") <= 1.2
+    assert measured("dpmpp-singlestep-sde-compat", moment="heun") <= 0.2
+
+
+def test_states_on_the_grid_without_noise_are_those_of_the_ode(case):
+    times = case.grid(7, clean=True)
+    for name in ("dpmpp-singlestep-sde", "dpmpp-singlestep-sde-compat"):
+        ours = compile(preset(name, times, case.process, eta=0.0, moment="midpoint"))
+        assert_same_sampler(ours, compile(preset("dpmpp-singlestep", times, case.process)))
+
+
+def test_stages_on_the_grid_need_one_noise():
+    steps = (Step(to=2.0, method="restart", eta=1.0, noise="sde"), Step(to=1.0, method="restart", order=2))
+    with pytest.raises(ScheduleError, match="same noise"):
+        compile(SolverSchedule(VE, 3.0, steps))
+
+
 def test_a_stage_outside_its_step_and_noise_that_a_method_does_not_know_are_refused():
     with pytest.raises(ScheduleError, match="stages lie in"):
         compile(SolverSchedule(VE, 3.0, (Step(to=1.0, method="midpoint", numbers={"c2": 1.5}),)))

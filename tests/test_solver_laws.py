@@ -7,11 +7,12 @@ of the papers written out a second time.
 import itertools
 import math
 import re
+from collections.abc import Iterable
 
 import msgspec
 import pytest
 import torch
-from oracle import CASES, Case, Gaussian, PointMass, anisotropic, initial, sample
+from oracle import CASES, PLAIN, Case, Gaussian, PointMass, anisotropic, initial, sample
 from torch import Tensor
 
 import solvers
@@ -60,7 +61,7 @@ def tables_of(case: Case, name: str, steps: int, clean: bool) -> Tableau:
 def assert_same_sampler(one: Tableau, other: Tableau, bound: float = 1e-12) -> None:
     """Equal closed forms and evaluations: the same sampler, however its rows are written."""
     ours, theirs = one.dense().at(one.visible), other.dense().at(other.visible)
-    for mine, yours in zip(ours, theirs, strict=True):
+    for mine, yours in zip(ours[:3], theirs[:3], strict=True):  # what mu weighs follows from these
         torch.testing.assert_close(mine, yours, rtol=bound, atol=bound)
     for e, f in zip(one.evals, other.evals, strict=True):
         torch.testing.assert_close(float64([e.alpha, e.sigma]), float64([f.alpha, f.sigma]), rtol=bound, atol=bound)
@@ -108,17 +109,22 @@ def slope(name: str, steps_of, counts: tuple[int, int], rough: bool, start=grade
     return math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
 
 
+def order_of(name: str, family: str, rough: bool) -> float:
+    """The slope of a preset, on finer grids where it is not yet the declared one: some orders show late."""
+    declared, measured = PRESETS[name].rough_order if rough else PRESETS[name].order, 0.0
+    for count in (64, 128, 256) if declared < 4 else (128, 256, 512):
+        measured = slope(family, lambda times: preset(name, times, CASES[family].process), (count, 2 * count), rough)
+        if measured >= declared - 0.2:
+            break
+    return measured
+
+
 @pytest.mark.parametrize("rough", [False, True], ids=["smooth", "rough"])
 @pytest.mark.parametrize("family", SMOOTH)
 @every_preset
 def test_every_preset_converges_at_its_declared_order(name: str, family: str, rough: bool):
     defined_on(name, family)
-    declared = PRESETS[name].rough_order if rough else PRESETS[name].order
-    for count in (64, 128, 256) if declared < 4 else (128, 256, 512):  # some orders show late
-        measured = slope(family, lambda times: preset(name, times, CASES[family].process), (count, 2 * count), rough)
-        if measured >= declared - 0.2:
-            return
-    pytest.fail(f"measured {measured:.2f}, declared {declared}")
+    assert order_of(name, family, rough) >= (PRESETS[name].rough_order if rough else PRESETS[name].order) - 0.2
 
 
 @pytest.mark.parametrize("family", SMOOTH)
@@ -240,13 +246,16 @@ def point_mass_defect(table: Tableau, p, start: float) -> float:
     return worst
 
 
+def keeps_a_point_mass(name: str, case: Case, clean: bool, counts: Iterable[int]) -> bool:
+    return all(point_mass_defect(tables_of(case, name, steps, clean), case.process, case.start) < 1e-12 for steps in counts)
+
+
 @pytest.mark.parametrize("clean", [False, True], ids=["noisy end", "clean end"])
 @every_preset
 def test_every_preset_keeps_a_point_mass_from_one_step_to_ten(name: str, case: Case, clean: bool):
     if not PRESETS[name].point_mass:
         pytest.skip("declared not to keep a point mass")
-    for steps in range(1, 11):
-        assert point_mass_defect(tables_of(case, name, steps, clean), case.process, case.start) < 1e-12
+    assert keeps_a_point_mass(name, case, clean, range(1, 11))
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -597,22 +606,19 @@ def test_ddim_eta_is_the_formula_of_its_paper():
 
 
 def propagated_variance(table: Tableau, data: Gaussian, start_variance: Tensor) -> Tensor:
-    """Variance [rows, dim] of every row on Gaussian data, which is a linear recursion through the closed form."""
-    dense = table.dense()
-    columns = 1 + dense.G.shape[1]
-    answers: list[Tensor] = []  # D_j around its mean, in units of x_T and the noises
-    rows = []
-    for row, a, b, g in zip(table.rows, dense.a, dense.B, dense.G, strict=True):
-        own = torch.zeros(columns, data.scale.numel(), dtype=F64)
-        own[0], own[1:] = a, g[:, None]
-        for weight, answer in zip(b, answers, strict=False):
-            own = own + weight * answer
-        rows.append(own)
-        if row.evaluation:
-            answers.append(data.gain(row.evaluation.at.alpha, row.evaluation.at.sigma) * own)
-    scale = torch.ones(columns, data.scale.numel(), dtype=F64)
+    """Variance [rows, dim] of every row on Gaussian data: each is a linear form of x_T and the noises, row by row."""
+    names = ["xT", *table.noises]
+    forms = {slot: torch.zeros(len(names), data.scale.numel(), dtype=F64) for slot in (*names, "mu", "one")}
+    for k, slot in enumerate(names):
+        forms[slot][k] = 1
+    for row in table.rows:
+        forms[row.slot] = sum(c * forms[slot] for slot, c in row.terms.items())
+        if row.evaluation:  # D - E[D] = gain (x - E[x])
+            answers = sum(slot.startswith("D") for slot in forms)
+            forms[f"D{answers}"] = data.gain(row.evaluation.at.alpha, row.evaluation.at.sigma) * forms[row.slot]
+    scale = torch.ones(len(names), data.scale.numel(), dtype=F64)
     scale[0] = start_variance
-    return torch.stack([(own**2 * scale).sum(0) for own in rows])
+    return torch.stack([(forms[row.slot] ** 2 * scale).sum(0) for row in table.rows])
 
 
 @pytest.mark.parametrize("family", SMOOTH)
@@ -634,6 +640,28 @@ def test_sampled_variance_is_the_variance_of_the_rows(noise: str, order: int, fa
     expected = propagated_variance(table, data, data.spread(p, start) ** 2)
     measured = torch.stack([seen[row.slot] for row in table.rows])
     assert ((measured / expected - 1).abs() < 4 * math.sqrt(2 / (count - 1))).all()
+
+
+STOCHASTIC = [(name, {}) for name, known in DISTINCT.items() if known.noise != "none"]
+STOCHASTIC += [("ddim", {"eta": 0.7}), ("dpm-fast", {"eta": 0.5}), ("sa-solver", {"window": "whole", "tau": 0.8})]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "family"), [(name, words, family) for name, words in STOCHASTIC for family in PRESETS[name].processes or SMOOTH]
+)
+def test_every_stochastic_preset_samples_the_marginal_of_a_gaussian(name: str, options: dict, family: str):
+    """Mean and variance of what is drawn, within their own four sigmas of those of the rows and, where it converges, of the data."""
+    p, data, count = CASES[family].process, anisotropic(4), 4000
+    times = smooth_grid(family, 48 if PRESETS[name].order > 1 else 192, rough=False)
+    table = compile(preset(name, times, p, **options))
+    generator = torch.Generator().manual_seed(11)
+    xi = [torch.randn(count, 4, generator=generator, dtype=F64) for _ in table.noises]
+    start = data.spread(p, times[0])
+    x = sample(data, p.alpha(times[0]) * data.mean + start * torch.randn(count, 4, generator=generator, dtype=F64), table, noise=xi)
+    own, true = propagated_variance(table, data, start**2)[-1], data.spread(p, times[-1]) ** 2
+    for variance in (own, true) if PRESETS[name].order else (own,):
+        assert ((x.var(0) / variance - 1).abs() < 4 * math.sqrt(2 / (count - 1))).all()
+        assert ((x.mean(0) - p.alpha(times[-1]) * data.mean).abs() < 4 * (variance / count).sqrt()).all() or not PRESETS[name].order
 
 
 @pytest.mark.parametrize("family", SMOOTH)
@@ -775,14 +803,22 @@ def test_relaxation_scales_what_a_step_adds_to_the_first_order_step(case: Case):
 # ---------------------------------------------------------------------------------------------------------- finite, NFE
 
 
-@every_preset
-def test_every_preset_stays_finite_from_one_evaluation_to_fifty(name: str, case: Case):
-    data = anisotropic(3)
-    for steps, clean in itertools.product((1, 2, 3, 4, 5, 8, 13, 25, 50), (False, True)):
+def assert_finite(name: str, case: Case, clean: bool, counts: Iterable[int]) -> None:
+    for steps in counts:
         table = tables_of(case, name, steps, clean)
         assert table.nfe == PRESETS[name].nfe(steps, clean)
-        out = sample(data, initial([1, 2], (3,), table, dtype=F64), table, noise=[1, 2])
+        assert all(isinstance(c, float) for row in table.rows for c in row.terms.values())
+        out = sample(anisotropic(3), initial([1, 2], (3,), table, dtype=F64), table, noise=[1, 2])
+        assert out.dtype == F64
         assert out.isfinite().all()
+
+
+@every_preset
+def test_every_preset_stays_finite_from_one_evaluation_to_fifty(name: str, case: Case):
+    """All step counts up to 50, dealt out over the processes and their two ends; one and two on each of them."""
+    first = 1 + 2 * list(CASES.values()).index(case)
+    for clean in (False, True):
+        assert_finite(name, case, clean, sorted({1, 2, *range(first + clean, 51, 2 * len(PLAIN))}))
 
 
 @pytest.mark.parametrize("family", ["karras", "uniform", "polynomial"])
@@ -890,8 +926,7 @@ def live_slots(table: Tableau) -> int:
 
 @every_preset
 def test_memory_does_not_grow_with_the_number_of_steps(name: str, case: Case):
-    counts = [live_slots(tables_of(case, name, steps, clean=False)) for steps in (8, 16, 48)]
-    assert counts[0] == counts[1] == counts[2]
+    assert len({live_slots(tables_of(case, name, steps, clean=False)) for steps in (8, 16, 48)}) == 1
 
 
 def test_memory_is_that_of_the_method():

@@ -1,16 +1,33 @@
 """The space of schedules: every point is a legal schedule, and what lies in it comes back."""
 
+from pathlib import Path
+
+import msgspec
 import optuna
 import pytest
 import torch
+from omegaconf import OmegaConf
+from oracle import scaled_linear_table
 
 from search.baselines import candidates, schedule
+from search.s3 import Encoding
 from search.space import Space, table_distance
-from solvers import ScheduleError, compile, preset, process
+from solvers import ScheduleError, SolverSchedule, Step, compile, preset, process
 from solvers.grids import named_grid
 from teacher.models import load
 
+CONF = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (Path(__file__).parents[1] / "conf" / "space").glob("*.yaml")}
+SWITCHES = {  # what the full space leaves off, each switched on alone
+    "taylor": {"method": "taylor", "counts": {"origin": [0, 1, 2], "estimate": [0, 1]}, "numbers": {"linear": [-0.5, 0.5], "exp": [0, 1]}},
+    "first step": {"answer": ["network", "zero-x0", "unit-eps"]},
+    "among": {"among": {"grid": "karras", "steps": 40}},
+    "sde noise": {"eta": [0, 1], "space": ["x0", "eps"]},
+    "ancestral noise": {"eta": [0, 1], "noise": ["ancestral", "rectified"], "corrector": [0]},
+    "guidance": {"knobs": {"guidance": [1, 4]}, "given": {"guidance": 2.0}},
+}
+SPACES = CONF | {f"full with {name}": CONF["full"] | words for name, words in SWITCHES.items()}
 PROCESSES = {
+    "vp-discrete": (process("vp-discrete", alphas_cumprod=scaled_linear_table()), 999.0, 0.0),
     "ve": (process("ve", sigma_max=80.0), 80.0, 0.02),
     "vp-linear": (process("vp-linear"), 1.0, 1e-3),
     "flow": (process("flow"), 1.0, 0.0),
@@ -22,22 +39,119 @@ def random_points(space, count):
     return [study.ask(space.distributions()).params for _ in range(count)]
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+def space_of(words, where, nfe):
+    return Space(*PROCESSES[where], nfe, **{name: tuple(value) if isinstance(value, list) else value for name, value in words.items()})
+
+
+@pytest.mark.parametrize("where", PROCESSES)
 @pytest.mark.parametrize("nfe", [1, 2, 5, 9])
-def test_every_point_of_the_space_compiles_to_that_many_evaluations(name, nfe):
-    space = Space(*PROCESSES[name], nfe)
+def test_every_point_of_the_default_space_compiles_to_that_many_evaluations(where, nfe):
+    space = Space(*PROCESSES[where], nfe)
+    assert space == space_of(CONF["full"], where, nfe)
     for params in random_points(space, 20):
         table = compile(space.decode(params))
         assert table.nfe == nfe
         assert all(bool(torch.isfinite(part).all()) for part in table.dense())
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_a_decoded_schedule_encodes_to_a_point_with_the_same_table(name):
-    space = Space(*PROCESSES[name], 6)
-    for params in random_points(space, 20):
+@pytest.mark.parametrize("where", PROCESSES)
+@pytest.mark.parametrize("name", SPACES)
+def test_a_point_of_any_space_costs_the_budget_and_its_schedule_comes_back_to_the_same_table(name, where):
+    nfe = 6 if (name, where) == ("epd", "flow") else 5  # there the last step, to sigma = 0, costs one
+    space = space_of(SPACES[name], where, nfe)
+    encoding = Encoding(space.distributions())
+    for params in random_points(space, 8):
         there = space.decode(params)
-        assert table_distance(compile(space.decode(space.encode(there))), compile(there)) < 1e-9
+        table, again = compile(there), space.encode(there)
+        assert table.nfe == nfe
+        assert table_distance(compile(space.decode(again)), table, space.given) < 1e-9
+        assert set(again) == set(params)
+        points = encoding.points([again])
+        told = encoding.params(points.numbers[0], points.words[0])
+        assert table_distance(compile(space.decode(told)), table, space.given) < 1e-6  # as the sampler would breed from it
+
+
+def test_with_a_first_step_that_asks_nobody_a_candidate_takes_a_step_more():
+    space = space_of(CONF["full"] | {"answer": ["network", "unit-eps"]}, "ve", 5)
+    assert {"answer0", "gap5", "order5"} < set(space.distributions())
+    lengths = {(s.steps[0].answer, len(s.steps)) for s in map(space.decode, random_points(space, 20))}
+    assert lengths == {("network", 5), ("unit-eps", 6)}
+
+
+def test_a_space_of_several_evaluations_a_step_takes_as_many_steps_as_the_budget_pays_for():
+    assert len(space_of(CONF["epd"], "ve", 8).decode({}).steps) == 3  # 2 + 3 + 3
+    with pytest.raises(ScheduleError, match="No number of steps of method 'parallel' spends exactly 7"):
+        space_of(CONF["epd"], "ve", 7)
+
+
+def test_every_time_that_autodiffusion_chooses_is_a_time_step_of_the_training():
+    space = space_of(CONF["autodiffusion"], "vp-discrete", 9)
+    for params in random_points(space, 20):
+        times = space.decode(params).times
+        assert all(t == round(t) for t in times)
+        assert len(set(times)) == 10
+    crowded = space.decode({f"gap{i}": 0.001 for i in range(1, 9)})
+    assert crowded.times[:9] == tuple(range(999, 990, -1))
+    with pytest.raises(ScheduleError, match="8 times cannot be chosen among 5"):
+        space_of(CONF["autodiffusion"] | {"among": {"grid": "uniform", "steps": 6}}, "vp-discrete", 9)
+
+
+@pytest.mark.parametrize(
+    ("space", "solver", "options"),
+    [
+        ("usf", "usf", {"order": 3, "space": "eps", "estimate": 1, "linear": 0.2, "exp": -0.1, "corrector": 3, "answer": "zero-x0"}),
+        ("usf", "dpmpp-2m", {}),
+        ("usf", "unipc-3", {"moment": "bh1", "tail": "full"}),
+        ("ld3", "unipc-3", {"tail": "full"}),
+        ("autodiffusion", "ddim", {}),
+        ("epd", "epd", {"answer": "unit-eps"}),
+        ("full with sde noise", "sa-solver", {"corrector": 3, "moment": "exact"}),
+        ("full with guidance", "dpmpp-2m", {}),
+    ],
+)
+def test_a_published_solver_lies_in_the_space_of_its_authors(space, solver, options):
+    where = "vp-discrete" if space == "autodiffusion" else "ve"
+    here, start, end = PROCESSES[where]
+    grid = (
+        [999.0, 801.0, 500.0, 100.0, 20.0, 0.0]
+        if space == "autodiffusion"
+        else named_grid("karras", here, 3 if space == "epd" else 5, start, end)
+    )
+    there = preset(solver, grid, here, **options)
+    space = space_of(SPACES[space], where, compile(there).nfe)
+    assert table_distance(compile(space.decode(space.encode(there))), compile(there), space.given) < 1e-9
+
+
+def test_knobs_belong_to_a_schedule_and_come_back():
+    space = space_of(SPACES["full with guidance"], "ve", 3)
+    steps = tuple(Step(to=to, knobs={"guidance": scale}) for to, scale in ((10.0, 3.0), (1.0, 1.5), (0.02, 1.0)))
+    there = SolverSchedule(space.process, 80.0, steps)
+    assert [s.knobs["guidance"] for s in space.decode(space.encode(there)).steps] == [3.0, 1.5, 1.0]
+    other = SolverSchedule(space.process, 80.0, (*steps[:2], msgspec.structs.replace(steps[2], knobs={"guidance": 9.0})))
+    with pytest.raises(ScheduleError, match="does not lie in the space"):
+        space.encode(other)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"eta": [0, 1]}, "Noise of kind 'sde' is not defined in space 'flow'"),
+        ({"eta": [0, 1], "noise": ["ancestral"]}, "A corrector cannot follow ancestral noise"),
+        ({"method": "taylor", "space": ["x0"], "eta": [0, 1]}, "cannot inject noise"),
+        ({"moment": ["bh1"]}, "bh1 moment is defined"),
+        ({"knobs": {"guidance": [1, 4]}}, "not asked with a knob 'guidance'"),
+        ({"relax": [1.5, 0.5]}, "The range of relax"),
+        ({"method": "nowhere"}, "wants method 'nowhere'"),
+        ({"numbers": {"linear": [0, 1]}}, "has no number linear"),
+        ({"counts": {"origin": []}}, "leaves no origin"),
+        ({"answer": []}, "leaves no answer"),
+        ({"times": [0, 1]}, "between 0 and 1"),
+        ({"among": {"grid": "karras"}}, "'steps' is missing"),
+    ],
+)
+def test_words_that_exclude_each_other_are_refused_in_a_sentence(words, message):
+    with pytest.raises(ScheduleError, match=message):
+        space_of(CONF["full"] | words, "ve", 4)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "euler", "dpmpp-2m", "unipc-2", "unipc-3", "ipndm", "deis-tab3"])

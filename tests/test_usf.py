@@ -9,10 +9,26 @@ import msgspec
 import pytest
 import torch
 from oracle import CASES, Case, anisotropic
+from oracle import sample as around
 from test_solver_laws import assert_same_sampler, point_mass_defect
 from torch import Tensor
 
-from solvers import At, ScheduleError, SolverSchedule, Step, compile, initial, load, preset, probe, sample, save
+from solvers import (
+    At,
+    Row,
+    ScheduleError,
+    SolverSchedule,
+    Step,
+    Tableau,
+    average_first,
+    compile,
+    initial,
+    load,
+    preset,
+    probe,
+    sample,
+    save,
+)
 
 F64 = torch.float64
 GRIDS = {
@@ -247,6 +263,51 @@ def test_a_guess_of_unit_data_is_the_scaled_state_itself():
     expected = alpha[1] / alpha[0] + sigma[1] - alpha[1] * sigma[0] / alpha[0]  # eps = x
     assert sum(first.terms.values()) == pytest.approx(float(expected), rel=1e-12)
     assert compile(SolverSchedule(p, 0.9, steps)).visible[0] > 0
+
+
+@pytest.mark.parametrize("name", ["unipc-3", "ipndm", "dpmpp-2s", "dpmpp-2m-sde", "epd"])
+def test_the_mean_picture_stands_for_the_first_answer(name: str, case: Case):
+    data, picture = anisotropic(3), torch.tensor([0.3, -0.2, 0.5], dtype=F64)
+    full = compile(preset(name, case.grid(5, clean=True), case.process))
+    x, asked = initial([1, 2], (3,), full, dtype=F64), itertools.count()
+
+    def told(x: Tensor, at: At) -> Tensor:
+        return data(x, at) if next(asked) else picture.expand_as(x)
+
+    expected = sample(told, x, full, noise=[1, 2])
+    table = average_first(full, picture)
+    assert table.nfe == full.nfe - 1
+    torch.testing.assert_close(initial([1, 2], (3,), table, dtype=F64), x)
+    torch.testing.assert_close(sample(data, x, table, noise=[1, 2]), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_picture_at_all_is_zero_data_also_around_mu():
+    for case in (CASES["ve"], CASES["mean-reverting"]):
+        times, p = case.grid(5, clean=True), case.process
+        steps = tuple(Step(to=t, order=min(3, i + 1)) for i, t in enumerate(times[1:]))
+        guessed = compile(SolverSchedule(p, times[0], (msgspec.structs.replace(steps[0], answer="zero-x0"), *steps[1:])))
+        mean = 0.75 if p.anchored else 0.0  # the oracle's mu
+        table, x = average_first(compile(SolverSchedule(p, times[0], steps)), mean), torch.ones(2, 3, dtype=F64)
+        torch.testing.assert_close(around(anisotropic(3), x, table), around(anisotropic(3), x, guessed), rtol=1e-12, atol=1e-12)
+
+
+def test_the_mean_of_the_data_is_nearly_what_the_network_says_of_pure_noise():
+    data, p = anisotropic(3), CASES["ve"].process
+    full = compile(preset("unipc-2", [80.0, 20.0, 5.0, 1.0, 0.2], p))
+    x = initial([1, 2], (3,), full, dtype=F64)
+    with_mean, without = (sample(data, x, average_first(full, picture)) for picture in (data.mean, 0 * data.mean))
+    right = sample(data, x, full)
+    assert (with_mean - right).norm() < 0.1 * (without - right).norm()
+
+
+def test_a_mean_of_one_number_is_saved_and_a_strange_picture_refused(tmp_path):
+    full = compile(preset("ddim", [10.0, 3.0, 1.0], CASES["ve"].process))
+    save(average_first(full, 0.2), tmp_path / "a.schedule.json", process=CASES["ve"].process)
+    assert load(tmp_path / "a.schedule.json").tableau.rows == average_first(full, 0.2).rows
+    with pytest.raises(ScheduleError, match="does not fit"):
+        sample(anisotropic(3), torch.ones(1, 3, dtype=F64), average_first(full, torch.zeros(4)))
+    with pytest.raises(ScheduleError, match="never asks"):
+        average_first(Tableau((Row("x0", 1.0, {"xT": 1.0}),)), 0.0)
 
 
 def test_strange_decisions_are_refused_in_a_sentence():
