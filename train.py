@@ -1,4 +1,7 @@
-"""Learn the numbers of one schedule by gradient; trains no network: `python train.py schedule=FILE`. Settings: conf/train.yaml."""
+"""Learn the numbers of a schedule by gradient; trains no network: `python train.py schedule=FILE`. Settings: conf/train.yaml.
+
+Several starts, of which the best on `select` wins: `schedule=FILE,FILE`, or `model=digits nfe=5` for the best known solvers.
+"""
 
 import sys
 
@@ -24,10 +27,10 @@ def main(config: DictConfig) -> None:
     except (CampaignError, ScheduleError, TeacherError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; nothing was written")
+        sys.exit("stopped; the same command goes on from here")
     console.print(table)
     console.print(f"schedule: {path}")
 
 
 if __name__ == "__main__":
-    start(main)
+    start(main, lists=("schedule",))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -14,17 +15,22 @@ from optuna.trial import FrozenTrial
 from search import baselines, report, result, tracker, tune
 from search.agreement import agreement
 from search.board import Board
-from search.campaign import Campaign, cores
+from search.campaign import Campaign, cores, question
 from search.errors import CampaignError
-from search.objective import Objective, objective
+from search.fit import Fit, Learner
+from search.follow import followed, state_of, told
+from search.objective import Objective, objective, root_trimmed, share_of_worst
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored
 from search.s3 import UNFILTERED
+from search.starts import Start, of_known
 from search.statistics import interval, jackknife, jackknife_ratio, ratio
-from solvers import Provenance, ScheduleFile, Score, SolverSchedule, compile, save
+from solvers import Provenance, ScheduleFile, Score, SolverSchedule, Tableau, compile, save
 from solvers.atomic import write_atomically
-from teacher import trajectories
+from teacher import cache, trajectories
 from teacher.trajectories import Targets
+
+POLISHED = 3  # finalists a learner starts from, beside the best of starts.of_known
 
 
 def conclude(
@@ -43,22 +49,27 @@ def conclude(
         raise CampaignError("Every candidate diverged; nothing can be exported.")
     finalists = [campaign.space.decode(t.params) for t in best_first]
     select = campaign.scores([compile(s) for s in finalists], "select")
-    winner = min(range(len(best_first)), key=select.__getitem__)
-    found, trial = finalists[winner], best_first[winner]
+    order = sorted(range(len(best_first)), key=select.__getitem__)
+    found, trial = finalists[order[0]], best_first[order[0]]
+    searched = Sampler("searched" if settings.learner else "found", found, compile(found), found)
+    ours = searched
+    if settings.learner:
+        entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
+        ours = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known)[:1]])
     curves = tune.other_budgets(campaign, board, known)
     reads = _count_read(campaign)
     test = campaign.on("test")
     targets = test.targets
     best = [known[0], *(item for item in baselines.best_per_solver(known) if item.solver != known[0].solver)][:10]
-    schedules = [found, *(baselines.schedule(item, teacher) for item in best)]
-    tables = [compile(s) for s in schedules]
-    pictures = [test.images(table) for table in campaign.progress.track(tables, description="test")]
-    scored = [
-        score_on_test(campaign, targets, name, table.nfe, x, pictures[1])
-        for name, table, x in zip(["found", *(item.name for item in best)], tables, pictures, strict=True)
-    ]
+    rivals = [Sampler(item.name, steps := baselines.schedule(item, teacher), compile(steps), steps) for item in best]
+    samplers = [ours, rivals[0], *([searched] if ours is not searched else []), *rivals[1:]]
+    pictures = [test.images(sampler.table) for sampler in campaign.progress.track(samplers, description="test")]
+    scored = [score_on_test(campaign, targets, s.name, s.table.nfe, x, pictures[1]) for s, x in zip(samplers, pictures, strict=True)]
     path = campaign.directory / f"{campaign.name}.schedule.json"
-    file = export(campaign, path, found, trial.number, targets, scored[0], scored[1], reads)
+    file = export(campaign, path, searched, trial.number, targets, scored[samplers.index(searched)], scored[1], reads)
+    if settings.learner and ours is not searched:
+        path = campaign.directory / f"{campaign.name}-{settings.learner.level.replace('+', '-')}.schedule.json"
+        file = export(campaign, path, ours, None, targets, scored[0], scored[1], reads)
     chosen = dict(zip((t.number for t in best_first), select, strict=True))
     outcome = Result(
         model=teacher.name,
@@ -83,16 +94,40 @@ def conclude(
         seconds=time.monotonic() - started,
         test_reads=reads,
         ranks=tuple(ranked(trials, campaign.space.distributions())),
+        learner=settings.learner,
+        learned=ours.note,
         abstained=sum(UNFILTERED in trial.system_attrs for trial in trials),
         agreement=agreement(campaign, trials),
         machine=f"{platform.machine()}, {settings.workers or cores()} cores, torch {torch.__version__}",
     )
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}
-    report.write(campaign.directory, outcome, found, schedules[1], shown)
+    report.write(campaign.directory, outcome, ours.steps, rivals[0].steps, shown)
     result.write(outcome, campaign.directory / "result.json")
+    state_of(campaign.directory / "learner").unlink(missing_ok=True)
     mirror.schedule(path, {"nfe": settings.nfe, "id": file.id, "ratio": scored[0].ratio.value})
     mirror.close({"test/rmse": scored[0].rmse.value, "test/ratio": scored[0].ratio.value})
     return outcome
+
+
+class Sampler(NamedTuple):
+    """What is scored: `steps` are those shown; the recipe is missing where coefficients were learned."""
+
+    name: str
+    steps: SolverSchedule
+    table: Tableau
+    recipe: SolverSchedule | None
+    note: str = ""
+
+
+def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start]) -> Sampler:
+    """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
+    fit_on, select_on = campaign.on("fit").targets, campaign.on("select").targets
+    fits = [Fit(campaign.teacher, start.schedule, fit_on, select_on, learner) for start in starts]
+    asked = question(campaign) | {"learner": learner, "from": [start.schedule for start in starts]}
+    points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
+    best = min(range(len(fits)), key=lambda k: points[k].best)
+    fit, point = fits[best], points[best]
+    return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, starts[best].origin))
 
 
 def _count_read(campaign: Campaign) -> int:
@@ -115,11 +150,12 @@ def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pic
     lpips = [both(objective(kind))[:2] for kind in campaign.settings.perceptual[:1] if len(campaign.teacher.shape) == 3]
     perceived = lpips[0] if lpips else (None, None)
     aim = both(campaign.objective)[:2] if campaign.objective.name != "rmse" else (None, None)
-    return Scored(name, nfe, value, float(squares.sqrt().median()), relative, *perceived, *aim)
+    robust = float(root_trimmed(squares)), float(share_of_worst(squares))
+    return Scored(name, nfe, value, float(squares.sqrt().median()), relative, *perceived, *aim, *robust)
 
 
 def export(
-    campaign: Campaign, path: Path, found: SolverSchedule, trial: int, targets: Targets, score: Scored, baseline: Scored, reads: int
+    campaign: Campaign, path: Path, sampler: Sampler, trial: int | None, targets: Targets, score: Scored, baseline: Scored, reads: int
 ) -> ScheduleFile:
     """Write the schedule file with what it was fitted for, its test scores and where it comes from."""
     teacher = campaign.teacher
@@ -141,5 +177,7 @@ def export(
         licence=teacher.licence,
         calls_per_evaluation=teacher.calls,
         test_reads=reads,
+        note=sampler.note,
     )
-    return save(compile(found), path, recipe=found, fitted_for=fitted_for, scores=scores, provenance=provenance)
+    recipe, process = sampler.recipe, sampler.steps.process
+    return save(sampler.table, path, recipe=recipe, process=process, fitted_for=fitted_for, scores=scores, provenance=provenance)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from search.errors import CampaignError
 from search.losses import Loss
-from search.parametrise import LEVELS, Parametrisation
+from search.parametrise import LEVELS, NESTED, Parametrisation
 from search.residuals import Batch, batches, jacobians
 from solvers import ScheduleError, SolverSchedule, Tableau, compile
 from teacher.denoiser import Teacher
@@ -46,9 +46,9 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objective: str = "rmse"
     consistency: str = "relaxed"
     shrink: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (1e-3, 1e-4, 1e-5)
-    iterations: Annotated[int, msgspec.Meta(ge=1)] = 12
-    patience: Annotated[int, msgspec.Meta(ge=1)] = 3
-    gain: Positive = 0.01
+    iterations: Annotated[int, msgspec.Meta(ge=1)] = 15
+    patience: Annotated[int, msgspec.Meta(ge=1)] = 4
+    gain: Positive = 0.003
     damping: Positive = 1e-2
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
 
@@ -56,7 +56,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """(level, shrink) in order. Raises CampaignError for a level that does not exist."""
         if self.level not in LEVELS:
             raise CampaignError(f"There is no learner level {self.level!r}; there are {', '.join(LEVELS)}.")
-        before = LEVELS[: LEVELS.index(self.level)]
+        before = NESTED[: NESTED.index(self.level)] if self.level in NESTED else ()
         return [*((level, self.shrink[0]) for level in before), *((self.level, s) for s in self.shrink)]
 
 
@@ -100,11 +100,10 @@ class Fit:
         """The parametrisation of a stage."""
         return Parametrisation(self.schedule, self.stages[stage][0], self.learner.consistency)
 
-    def begin(self) -> Point:
-        """The start: the schedule itself."""
+    def begin(self, delta: float | None = None) -> Point:
+        """The start: the schedule itself. delta: huber's, by default twice the median here; fits that are compared share it."""
         table, loss = compile(self.schedule), Loss(self.learner.objective)
-        costs = self.costs(self.fit_on, table, loss)
-        delta = 2 * float(costs.median().sqrt())
+        delta = delta or 2 * float(self.costs(self.fit_on, table, loss).median().sqrt())
         loss = Loss(self.learner.objective, delta)
         value, select = (loss.together(self.costs(block, table, loss)) for block in (self.fit_on, self.select_on))
         theta = tuple(self.form(0).zeros().tolist())
@@ -121,8 +120,11 @@ class Fit:
 
     def recipe(self, point: Point) -> SolverSchedule | None:
         """The steps that compile to that table; none once coefficients have left their theory."""
-        form = self.form(point.best_stage)
-        return None if form.deltas else form.recipe(torch.tensor(point.best_theta, dtype=torch.float64))
+        return None if self.form(point.best_stage).deltas else self.steps(point)
+
+    def steps(self, point: Point) -> SolverSchedule:
+        """The steps with the times and labels of that table: the theory that its coefficients are learned from."""
+        return self.form(point.best_stage).recipe(torch.tensor(point.best_theta, dtype=torch.float64))
 
     def distance(self, point: Point) -> float:
         """How far the times moved: the largest change of an inner one, in lambda."""

@@ -1,35 +1,64 @@
-"""What train.py runs: polish one schedule file by gradient, judge it on seeds it never saw, write a new file beside it."""
+"""What train.py runs: learn from one start or several, choose on `select`, judge on seeds never seen, write a new file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from rich.progress import Progress
 from rich.table import Table
+from torch import Tensor
 
-from search import pictures
-from search.campaign import targets
+from search import pictures, starts
+from search.campaign import directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Fit, Learner, Point
-from search.objective import root_mean, root_median, root_trimmed
-from search.settings import Named, Seeds
+from search.follow import followed, state_of, told
+from search.objective import root_mean, root_median, root_trimmed, share_of_worst
+from search.result import Interval
+from search.settings import Budget, Count, Named, Seeds, Settings
 from search.statistics import interval, ratio
-from solvers import FittedFor, Score, compile, load, save
+from solvers import Score, compile, save
 from solvers.atomic import write_atomically
 from teacher import cache, models, trajectories
 
 
 class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One call of train.py. An empty model name means the model the file was fitted for; out "" is beside the file."""
+    """One call of train.py.
 
-    schedule: str
+    schedule   files to start from; none: the best known solvers at `nfe`, of which `known` are tuned in `directory`
+    model      by default the one that the first file was fitted for
+    nfe        by default that of the first file; a file of another number is interpolated
+    out        by default beside the first file, or in the directory
+    insist     use files that were fitted for another model
+    """
+
+    schedule: str | tuple[str, ...] = ()
     model: Named = Named("")
+    nfe: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
     learner: Learner = Learner()
     seeds: Seeds = Seeds()
+    known: Count = 400
     tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    directory: str = ""
     out: str = ""
     insist: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files to start from."""
+        return (self.schedule,) if isinstance(self.schedule, str) else self.schedule
+
+    @property
+    def tuning(self) -> Settings:
+        """The campaign that tunes known solvers."""
+        if not self.model.name or self.nfe is None:
+            raise CampaignError(
+                "Say what to start from: schedule=FILE or schedule=FILE,FILE, or a model=... and nfe=... to tune known solvers."
+            )
+        own = Settings(self.model, self.nfe, seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance)
+        return msgspec.structs.replace(own, directory=self.directory or f"{directory_of(own)}-known")
 
 
 def lesson(values: dict[str, Any]) -> Lesson:
@@ -41,84 +70,66 @@ def lesson(values: dict[str, Any]) -> Lesson:
 
 
 def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
-    """Fit, choose the best iteration on `select`, score on `test` against the start, write the file. Returns a table and the path.
+    """Fit from every start, choose on `select`, score on `test` against the best start, write the file. Returns a table and the path.
 
     After every iteration OUT.learning.json is written, with which a run that was killed goes on to the same numbers.
     """
-    source = load(asked.schedule)
-    if source.recipe is None:
-        raise CampaignError(f"{asked.schedule} carries rows but no recipe; only a schedule with steps can be learned.")
-    fitted = source.fitted_for or FittedFor()
-    name = asked.model.name or fitted.model
-    options = asked.model.options or ({} if fitted.guidance is None else {"guidance": fitted.guidance})
-    teacher = models.load(name, **options)
-    source.require(teacher.card, insist=asked.insist)
     asked.learner.stages()  # an unknown level is found now, not after the teacher has run
+    model = starts.fitted_for(asked.files) if asked.files and not asked.model.name else asked.model
+    home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
+    teacher = models.load(model.name, **model.options)
+    found = (
+        starts.of_files(asked.files, teacher, asked.nfe, asked.insist)
+        if asked.files
+        else starts.of_known(*starts.tuned(asked.tuning, progress))
+    )
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
-    stem = Path(asked.schedule).name.removesuffix(".schedule.json")
-    path = Path(asked.out or Path(asked.schedule).parent / f"{stem}-{asked.learner.level.replace('+', '-')}.schedule.json")
-    question = {"from": source.id, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds, "tolerance": asked.tolerance}
-    work = Fit(teacher, source.recipe, fit_on, select_on, asked.learner)
-    point = followed(work, path, cache.key_of(msgspec.to_builtins(question)), progress)
+    stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
+    path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}.schedule.json")
+    schedules = [start.schedule for start in found]
+    question = {"from": schedules, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds, "tolerance": asked.tolerance}
+    fits = [Fit(teacher, schedule, fit_on, select_on, asked.learner) for schedule in schedules]
+    points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
+    chosen = min(range(len(fits)), key=lambda k: points[k].best)
+    first = min(range(len(fits)), key=lambda k: points[k].curve[0].select)
+    work, point, start = fits[chosen], points[chosen], found[chosen]
     write_atomically(path.with_suffix(".png"), pictures.png(pictures.learning(point.curve, work.stages, asked.learner.objective)))
 
-    found = work.table(point)
-    before, after = Evaluator(teacher, test_on).errors([compile(source.recipe), found])
-    scores = [interval(errors, root_mean) for errors in (before, after)]
-    gain = ratio(after, before, root_mean)
-    learned = (scores[1].value, scores[1].low, scores[1].high)
-    score = Score("rmse", len(test_on.seeds), *learned, f"start: {stem}", scores[0].value, gain.value, gain.low, gain.high)
-    provenance = msgspec.structs.replace(
-        source.provenance, note=told(work, point, source.id), trial=None, test_reads=source.provenance.test_reads + 1
-    )
+    tables = [table for k, fit in enumerate(fits) for table in (compile(schedules[k]), fit.table(points[k]))]
+    errors = Evaluator(teacher, test_on).errors(tables)
+    before, after = errors[2 * first], errors[2 * chosen + 1]
+    value, gain = interval(after, root_mean), ratio(after, before, root_mean)
+    learned = (value.value, value.low, value.high)
+    relative = (f"start: {found[first].name}", float(root_mean(before)), gain.value, gain.low, gain.high)
+    note = told(work, point, start.origin) + (f"; the best of {len(fits)} starts" if len(fits) > 1 else "")
+    provenance = msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=start.provenance.test_reads + 1)
     facts = msgspec.structs.replace(teacher.card, teacher=f"{trajectories.SOLVER}, {test_on.nfe} evaluations", teacher_error=test_on.error)
-    recipe, process = work.recipe(point), source.process
-    save(found, path, recipe=recipe, process=process, fitted_for=facts, scores=[score], provenance=provenance)
+    scores = [Score("rmse", len(test_on.seeds), *learned, *relative)]
+    recipe, process = work.recipe(point), start.schedule.process
+    save(fits[chosen].table(point), path, recipe=recipe, process=process, fitted_for=facts, scores=scores, provenance=provenance)
     state_of(path).unlink(missing_ok=True)
-    table = Table("", "fit", "select", "test RMSE (95 %)", "median", "trimmed", "ratio", title=f"{stem}: learner {asked.learner.level}")
-    chosen = min(point.curve, key=lambda entry: entry.select)
-    for label, entry, errors, on_test in (("start", point.curve[0], before, scores[0]), ("learned", chosen, after, scores[1])):
-        relative = "1" if label == "start" else f"{gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f})"
-        spread = f"{on_test.value:.4f} ({on_test.low:.4f} to {on_test.high:.4f})"
-        robust = (f"{float(together(errors)):.4f}" for together in (root_median, root_trimmed))
-        table.add_row(label, f"{entry.fit:.4f}", f"{entry.select:.4f}", spread, *robust, relative)
-    return table, path
+
+    title = f"{stem}: learner {asked.learner.level}"
+    return compared([start.name for start in found], points, errors, first, chosen, title), path
 
 
-def state_of(path: Path) -> Path:
-    """Where a fit stands, while it runs."""
-    return path.with_suffix(".learning.json")
+def compared(names: Sequence[str], points: Sequence[Point], errors: Tensor, first: int, chosen: int, title: str) -> Table:
+    """Every start, and what was learned from it below; squared test errors [2 starts, seeds] in that order, ratios to the start `first`."""
+    table = Table(title=title)
+    table.add_column("start", min_width=16, overflow="fold")
+    for name in ("fit", "select", "test RMSE", "median", "trimmed", "worst 3 %", "ratio"):
+        table.add_column(name, justify="right", overflow="fold")
+    for k, (name, point) in enumerate(zip(names, points, strict=True)):
+        best = min(point.curve, key=lambda entry: entry.select)
+        for row, label, entry in ((2 * k, name, point.curve[0]), (2 * k + 1, "  learned", best)):
+            mine = errors[row]
+            spread = "1" if row == 2 * first else _spread(ratio(mine, errors[2 * first], root_mean), ".3f")
+            robust = [f"{float(together(mine)):.4f}" for together in (root_median, root_trimmed)]
+            numbers = [f"{entry.fit:.4f}", f"{entry.select:.4f}", _spread(interval(mine, root_mean), ".4f"), *robust]
+            share = f"{100 * float(share_of_worst(mine)):.0f} %"
+            table.add_row(label, *numbers, share, spread, style="bold" if row == 2 * chosen + 1 else "")
+    return table
 
 
-def followed(work: Fit, path: Path, question: str, progress: Progress) -> Point:
-    """Run a fit to its end with a progress bar, from where it stood when it was killed, if it asked the same question."""
-    state, since = state_of(path), None
-    if state.exists():
-        try:
-            theirs, since = msgspec.json.decode(state.read_bytes(), type=tuple[str, Point])
-        except msgspec.MsgspecError:
-            raise CampaignError(f"{state} is damaged; remove it to begin anew.") from None
-        since = since if theirs == question else None
-    each = work.learner.iterations
-    task = progress.add_task("learn", total=len(work.stages) * each)
-    point = since or work.begin()
-    for reached in work.run(point):
-        point = reached
-        write_atomically(state, msgspec.json.encode((question, point)))
-        start, now = point.curve[0], min(point.curve, key=lambda entry: entry.select)
-        entry, share = point.curve[-1], now.select / start.select
-        words = f"{work.stages[point.stage][0]}: fit {entry.fit:.4f}, select {entry.select:.4f}, best {share:.2f} of the start"
-        progress.update(task, completed=point.stage * each + point.iteration, description=words)
-    progress.update(task, completed=len(work.stages) * each)
-    return point
-
-
-def told(work: Fit, point: Point, source: str) -> str:
-    """What a file says of how it was learned and how far it moved."""
-    level, shrink = work.stages[point.best_stage]
-    deltas = point.best_theta[len(point.best_theta) - len(work.form(point.best_stage).deltas) :]
-    moved = f", coefficients by up to {max(map(abs, deltas)):.3g} of a first-order step" if deltas else ""
-    return (
-        f"learned at level {level} from {source}, {len(point.curve) - 1} iterations, {work.learner.objective}, shrinkage {shrink:g}; "
-        f"times moved by up to {work.distance(point):.3g} in lambda{moved}"
-    )
+def _spread(value: Interval, form: str) -> str:
+    return f"{value.value:{form}}\n{value.low:{form}} to {value.high:{form}}"

@@ -66,6 +66,12 @@ def root_trimmed(errors: Tensor, trimmed: float = 0.03) -> Tensor:
     return errors.sort(-1).values[..., : count - int(trimmed * count)].mean(-1).sqrt()
 
 
+def share_of_worst(errors: Tensor, worst: float = 0.03) -> Tensor:
+    """The share of the sum over the last axis that the worst 3 % of samples hold."""
+    count = max(1, round(worst * errors.shape[-1]))
+    return errors.sort(-1).values[..., -count:].sum(-1) / errors.sum(-1)
+
+
 @dataclass(frozen=True)
 class Objective:
     """A measure per sample and how samples are put together. Lower is better.

@@ -7,6 +7,10 @@ Levels, each with the parameters of the one before it first, so that a vector pa
     weights         the coefficients that the schedule's rows have (S4S: Frankel et al. 2025, but as theory + delta)
     rows            every coefficient of a table over the full history (BNS: Shaul et al. 2024; GS: Kornilov et al. 2025)
 
+And one that stands alone:
+
+    compensation    ratio_i of step i >= 2: its newest answer is moved in time (DC-Solver: Zhao et al. 2024); times stay
+
 Coefficients are theory(times) + delta. A row, written from the last state x_s that is noisier than it,
 
     x_r = keep x_s + sum_j (C_j + gain delta_j) D_j,    keep = sigma_r / sigma_s,  gain = alpha_r - keep alpha_s,
@@ -27,7 +31,8 @@ from search.gaps import LIMIT
 from solvers import ScheduleError, SolverSchedule, Tableau, compile
 from solvers.tableau import START, Coefficient, Row
 
-LEVELS = ("times", "times+labels", "weights", "rows")
+NESTED = ("times", "times+labels", "weights", "rows")
+LEVELS = (*NESTED, "compensation")
 CONSISTENCY = ("kept", "relaxed")
 
 
@@ -46,6 +51,12 @@ class Parametrisation:
             raise CampaignError(f"There is no consistency {self.consistency!r}; there are {', '.join(CONSISTENCY)}.")
         if any(step.eta for step in self.schedule.steps):
             raise ScheduleError("A schedule that injects noise cannot be learned towards a deterministic teacher.")
+        if self.level == "compensation":
+            methods = {step.method for step in self.schedule.steps} - {"multistep", "dc-solver"}
+            if methods or self.inner < 2:
+                raise ScheduleError("Compensation needs three multistep steps or more, and no other steps.")
+            steps = (msgspec.structs.replace(step, method="dc-solver") for step in self.schedule.steps)
+            object.__setattr__(self, "schedule", msgspec.structs.replace(self.schedule, steps=tuple(steps)))  # the same sampler at ratio 1
 
     @property
     def inner(self) -> int:
@@ -55,6 +66,8 @@ class Parametrisation:
     @property
     def count(self) -> int:
         """P."""
+        if self.level == "compensation":
+            return self.inner - 1
         return self.inner * (1 if self.level == "times" else 2) + len(self.deltas)
 
     def zeros(self) -> Tensor:
@@ -64,7 +77,7 @@ class Parametrisation:
     @functools.cached_property
     def deltas(self) -> tuple[tuple[int, int], ...]:
         """(row, answer) of every free coefficient; what the row has of its own comes first. Answer -1 is the state."""
-        if self.level in ("times", "times+labels"):
+        if self.level in ("times", "times+labels", "compensation"):
             return ()
         forms, table = self._forms, compile(self.schedule).dense()
         own, other = list[tuple[int, int]](), list[tuple[int, int]]()
@@ -74,7 +87,7 @@ class Parametrisation:
             for j in range(r if self.consistency == "relaxed" else r - 1):
                 has = abs(float(table.B[index, j] - keep * table.B[source, j])) > 1e-12
                 (own if has else other).append((r, j))
-        states = [(r, -1) for r in range(1, len(forms))] if self.consistency == "relaxed" else []
+        states = [(r, -1) for r in range(1 if forms[0][0] == 0 else 0, len(forms))] if self.consistency == "relaxed" else []
         return (*own, *states, *(other if self.level == "rows" else ()))
 
     @functools.cached_property
@@ -86,10 +99,20 @@ class Parametrisation:
 
     def times_and_labels(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Times [N + 1] and labels [N]: the schedule's own plus what theta moves them by, which is nothing at zero."""
-        moved, still = self._curve(theta), self._curve(torch.zeros_like(theta))
         own = torch.tensor(self.schedule.times, dtype=torch.float64)
-        told = [t if step.label is None else step.label for t, step in zip(self.schedule.times, self.schedule.steps, strict=False)]
-        return own + (moved[0] - still[0]), torch.tensor(told, dtype=torch.float64) + (moved[1] - still[1])
+        labels = [t if step.label is None else step.label for t, step in zip(self.schedule.times, self.schedule.steps, strict=False)]
+        told = torch.tensor(labels, dtype=torch.float64)
+        if self.level == "compensation":
+            return own, told
+        moved, still = self._curve(theta), self._curve(torch.zeros_like(theta))
+        return own + (moved[0] - still[0]), told + (moved[1] - still[1])
+
+    def ratios(self, theta: Tensor) -> dict[str, Tensor]:
+        """The numbers of the steps that theta moves, as `compile` takes them."""
+        if self.level != "compensation":
+            return {}
+        own = torch.tensor([step.numbers.get("ratio", 1.0) for step in self.schedule.steps], dtype=torch.float64)
+        return {"ratio": torch.cat([own[:2], own[2:] + theta])}
 
     def _curve(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         process, inner = self.schedule.process, self.inner
@@ -111,30 +134,33 @@ class Parametrisation:
 
     def __call__(self, theta: Tensor) -> Tableau:
         """The table at theta."""
-        theory = compile(self.schedule, *self.times_and_labels(theta))
+        theory = compile(self.schedule, *self.times_and_labels(theta), self.ratios(theta))
         if not self.deltas:
             return theory
         delta = dict(zip(self.deltas, theta[2 * self.inner :], strict=True))
         dense, forms, process = theory.dense(), self._forms, self.schedule.process
         end = torch.tensor(self.schedule.times[-1], dtype=torch.float64)
         points = [(e.alpha, e.sigma) for e in theory.evals] + [(process.alpha(end), process.sigma(end))]
-        first = theory.rows[0]
-        rows = [Row("x0", first.time, first.terms, first.evaluation)]
+        before = [] if theory.rows[0].evaluation else [theory.rows[0]]  # a first step that guesses its answer
+        names = [f"x{r + len(before)}" for r in range(len(forms))]
+        opening = theory.rows[forms[0][0]]
+        scale = dense.a[forms[0][0]] * (1 + delta.get((0, -1), torch.zeros((), dtype=torch.float64)))
+        rows = [*before, Row(names[0], opening.time, {START: scale}, opening.evaluation)]
         for r in range(1, len(forms)):
             (i, s), newest = forms[r], r - 1
             source = forms[s][0]
             keep = points[r][1] / points[s][1]
             gain = points[r][0] - keep * points[s][0]
             state = keep * (1 + delta[r, -1]) if (r, -1) in delta else keep
-            terms: dict[str, Coefficient] = {f"x{s}": state}
+            terms: dict[str, Coefficient] = {names[s]: state}
             if abs(float(self._rest[r])) > 1e-12:
                 terms[START] = dense.a[i] - keep * dense.a[source]
             moved = [delta.get((r, j), torch.zeros((), dtype=torch.float64)) for j in range(r)]
             if self.consistency == "kept":
                 moved[newest] = moved[newest] - sum(moved[:newest])
             terms |= {f"D{j}": dense.B[i, j] - keep * dense.B[source, j] + gain * moved[j] for j in range(r)}
-            rows.append(Row(f"x{r}", theory.rows[i].time, terms, theory.rows[i].evaluation))
-        return Tableau(tuple(rows))
+            rows.append(Row(names[r], theory.rows[i].time, terms, theory.rows[i].evaluation))
+        return Tableau(tuple(rows), sigma=theory.sigma)
 
     @functools.cached_property
     def _rest(self) -> list[float]:
@@ -147,8 +173,12 @@ class Parametrisation:
     def recipe(self, theta: Tensor) -> SolverSchedule:
         """The steps with the times and labels of theta, in floats: what the rows are the theory and the deltas of."""
         times, labels = (value.tolist() for value in self.times_and_labels(theta))
+        numbers = [
+            step.numbers | {name: float(value[i]) for name, value in self.ratios(theta).items()}
+            for i, step in enumerate(self.schedule.steps)
+        ]
         steps = [
-            msgspec.structs.replace(step, to=times[i + 1], label=labels[i] if labels[i] != times[i] else None)
+            msgspec.structs.replace(step, to=times[i + 1], label=labels[i] if labels[i] != times[i] else None, numbers=numbers[i])
             for i, step in enumerate(self.schedule.steps)
         ]
         return SolverSchedule(self.schedule.process, self.schedule.start, tuple(steps))

@@ -105,10 +105,12 @@ def _scores(result: Result) -> tuple[list[str], list[list[Cell]]]:
     everyone = (result.found, result.baseline, *result.others)
     further = {"LPIPS": [s.lpips for s in everyone], result.objective: [s.aim for s in everyone]}
     further = {name: column for name, column in further.items() if any(column)}
-    header = ["sampler", "ratio", "RMSE", "median", *further, "NFE", "calls"]
+    header = ["sampler", "ratio", "RMSE", "median", "worst 3 %", *further, "NFE", "calls"]
     rows = []
     for k, scored in enumerate(everyone):
-        row = [Cell(scored.name), _relative(scored, result.baseline), _interval(scored.rmse), Cell(_number(scored.median))]
+        row = [Cell(scored.name), _relative(scored, result.baseline), _interval(scored.rmse)]
+        trimmed = "" if scored.trimmed is None else f"{_number(scored.trimmed)} trimmed"
+        row += [Cell(_number(scored.median), trimmed), Cell("" if scored.worst is None else _percent(scored.worst))]
         row += [_interval(value) if (value := column[k]) else Cell("") for column in further.values()]
         rows.append([*row, Cell(str(scored.nfe)), Cell(str(scored.nfe * result.calls_per_evaluation))])
     rows[1][0] = Cell(result.baseline.name, "best known")
@@ -153,6 +155,7 @@ def _facts(result: Result) -> dict[str, str]:
         },
         "trials": f"{len(result.trials):,} ({sum(t.fit is None for t in result.trials):,} diverged, {stopped:,} stopped early)",
         **({"predictor": _ranks(result)} if result.ranks else {}),
+        **({"learning": result.learned} if result.learned else {}),
         "time": _duration(result.seconds),
         "machine": result.machine,
         "test seeds read": "once" if reads == 1 else f"{reads} times; the intervals do not account for repeated reading",
@@ -289,8 +292,9 @@ pre { margin: 0; padding: 1rem 1.2rem; background: var(--wash); border: 1px soli
 </style>
 <header><p>Fewstep, $title</p><h1>$sentence</h1><p>$numbers</p></header>
 <section><h2>On the test seeds</h2>$scores<p class=note>RMSE to the teacher over seeds and pixels, in network units, and the median of the
-seeds' own; ratio: RMSE over the best known solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds; NFE: network
-evaluations per sample; calls: network calls behind them.</p></section>
+seeds' own; trimmed: without the worst 3&nbsp;% of seeds, beside the share of the squared error that these hold; ratio: RMSE over the best
+known solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds; NFE: network evaluations per sample; calls: network
+calls behind them.</p></section>
 <div class=pictures>$pictures</div>
 <section><h2>The steps found</h2><p>Times are those of the process <b>$process</b>, from noise to data.</p>$steps</section>
 <section><h2>Use it</h2><pre tabindex=0>$snippet</pre></section>

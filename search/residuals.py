@@ -15,6 +15,7 @@ from torch import Tensor
 
 from search.losses import View
 from solvers import Evaluation, Row, State, Tableau, advance, begin
+from solvers.sample import Request
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
@@ -53,19 +54,25 @@ class Numbers(NamedTuple):
 
 @dataclass
 class Batch:
-    """Some seeds: where they start, where they should end, and the answer to the first question, which never changes."""
+    """Some seeds: where they start, where they should end, and the answer to the first question, which seldom changes."""
 
     teacher: Teacher
     noise: Tensor
     wanted: Tensor
     cond: Tensor | None
-    first: Tensor | None = None
+    first: tuple[Request, Tensor] | None = None
     seen: dict[View, Tensor] = field(default_factory=dict[View, Tensor])
 
     def ask(self, x: Tensor, at: Any, knobs: Mapping[str, float]) -> Tensor:
         """The denoiser's answer."""
         own: dict[str, Any] = dict(self.teacher.knobs)
         return self.teacher.denoiser(x, at, cond=self.cond, **own | dict(knobs))
+
+    def opening(self, request: Request) -> Tensor:
+        """The answer to the first question; it is asked again only where a guessed first step has moved it."""
+        if self.first is None or not all(map(torch.equal, (request.x, *request.at), (self.first[0].x, *self.first[0].at))):
+            self.first = request, self.ask(*request)
+        return self.first[1]
 
     def finish(self, state: State, answer: Tensor, view: View) -> Tensor:
         """From a waiting state to the residual [B, numbers]; `sample` asks whether it is finite, which nobody can inside a jvp."""
@@ -85,9 +92,7 @@ class Batch:
         """x - teacher for these seeds, [B, numbers]."""
         state, request = advance(begin(table, self.noise))
         assert request is not None  # a table without evaluations has no parameters
-        if self.first is None:
-            self.first = self.ask(*request)
-        return self.finish(state, self.first, view)
+        return self.finish(state, self.opening(request), view)
 
     @torch.no_grad()
     def jacobian(self, numbers: Numbers, tangents: Tensor, view: View) -> tuple[Tensor, Tensor]:
@@ -96,10 +101,9 @@ class Batch:
         state, request = advance(begin(Tableau(rows), self.noise))
         waiting, answers = list[State](), list[Tensor]()
         while request is not None:
-            answer = self.first if self.first is not None and not answers else self.ask(*request)
+            answer = self.ask(*request) if answers else self.opening(request)
             waiting, answers = [*waiting, state], [*answers, answer]
             state, request = advance(state, answer)
-        self.first = answers[0]
         value = view(state.x) - self.goal(view)
         columns = value.new_zeros(len(tangents), *value.shape)
         never = len(answers) + 1
@@ -108,6 +112,10 @@ class Batch:
             mine = torch.nonzero(since == stage).flatten()
 
             def remainder(vector: Tensor, stage: int = stage) -> Tensor:
+                if not stage:
+                    state, request = advance(begin(Tableau(numbers.fill(vector)), self.noise))
+                    assert request is not None
+                    return self.finish(state, self.ask(request.x, request.at, request.knobs), view)
                 forked = replace(waiting[stage - 1], rows=numbers.fill(vector))
                 return self.finish(forked, answers[stage - 1], view)
 

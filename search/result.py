@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from search.fit import Learner
 from solvers.atomic import write_atomically
 
 
@@ -18,7 +19,8 @@ class Interval(msgspec.Struct, frozen=True):
 class Scored(msgspec.Struct, frozen=True):
     """One sampler on the test seeds. ratio: its RMSE over the best known solver's, paired on the same seeds.
 
-    median is that of the per-seed RMSE: a few bifurcating seeds can carry most of a mean square.
+    median is that of the per-seed RMSE: a few bifurcating seeds can carry most of a mean square. trimmed is the RMSE without the
+    worst 3 % of seeds, worst the share of the squared error that these hold.
     aim is the campaign's objective where that is another one than RMSE, with the ratio.
     """
 
@@ -31,6 +33,8 @@ class Scored(msgspec.Struct, frozen=True):
     lpips_ratio: Interval | None = None
     aim: Interval | None = None
     aim_ratio: Interval | None = None
+    trimmed: float | None = None
+    worst: float | None = None
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -108,6 +112,7 @@ class Result(msgspec.Struct, frozen=True):
     curves            for other budgets, the best known solvers on `select` (not test): [Known]
     known             every tuned known solver, best first
     ranks             how well the predictor ranked trials before they were scored
+    learner, learned  what polished the finalists, and how it went; none: the found schedule is the searched one
     abstained         trials that were proposed without the predictor, because it ranked backwards
     agreement         how alike objectives rank some of the trials
     """
@@ -133,6 +138,8 @@ class Result(msgspec.Struct, frozen=True):
     test_reads: int
     machine: str
     ranks: tuple[Ranked, ...] = ()
+    learner: Learner | None = None
+    learned: str = ""
     abstained: int = 0
     agreement: Agreement | None = None
 
@@ -145,3 +152,9 @@ def write(result: Result, path: Path) -> None:
 def read(path: Path) -> Result:
     """The inverse of `write`."""
     return msgspec.json.decode(path.read_bytes(), type=Result)
+
+
+def concluded(path: Path, learner: Learner | None) -> Result | None:
+    """What `write` left there, if it is there and was polished as is asked now. No learner: as it is."""
+    found = read(path) if path.exists() else None
+    return found if found and learner in (None, found.learner) else None

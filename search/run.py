@@ -32,8 +32,8 @@ def run(settings: Settings, progress: Progress) -> Result | None:
     ours = campaign(settings, progress)
     claim(ours)
     kept, home = ours.directory / "result.json", str(ours.directory.resolve())
-    if kept.exists():
-        return result.read(kept)
+    if done := result.concluded(kept, settings.learner):
+        return done
     base = storage.open_storage(settings.storage or f"sqlite:///{ours.directory / 'study.sqlite'}")
     study = storage.open_study(base, ours.name)
     agree(question(ours), storage.note(study, "campaign", question(ours)), f"The study {ours.name!r} in the storage")
@@ -42,8 +42,8 @@ def run(settings: Settings, progress: Progress) -> Result | None:
         mirror = tracker.start(settings.tracker, ours.name, ours.directory, msgspec.to_builtins(settings))
         trials, search_cost = explore(ours, board, study, known, mirror)
         with board.only("conclusion") as other:
-            if kept.exists():
-                return result.read(kept)
+            if done := result.concluded(kept, settings.learner):
+                return done
             where = study.user_attrs.get("report", home)
             if other or where != home:
                 progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")

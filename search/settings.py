@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import msgspec
 
 from search.errors import CampaignError
+from search.fit import Learner
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
@@ -55,7 +56,7 @@ class Tracker(_Settings, frozen=True):
 
 
 class Settings(_Settings, frozen=True):
-    """One campaign: which model, which budget, where, how."""
+    """One campaign: which model, which budget, where, how. learner: polishes the finalists; none: they stay as they were found."""
 
     model: Named
     nfe: Annotated[int, msgspec.Meta(ge=1, le=64)]
@@ -67,6 +68,7 @@ class Settings(_Settings, frozen=True):
     seeds: Seeds = Seeds()
     budget: Budget = Budget()
     tracker: Tracker = Tracker()
+    learner: Learner | None = None
     tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     seed: int = 0
     chunk: Count = 128

@@ -1,133 +1,185 @@
 """`make bench-learn`: what learning adds to the best tuned known solver, level by level, on test seeds.
 
-A cell is a model, an NFE and a number of fit seeds; it is one file in docs/learning/, written when it is done, so that a run
-which was stopped goes on with the next. One fit visits the levels in turn; what stands when a level ends is its result:
+A cell is a model, an NFE, a number of fit seeds and what is fitted. It is one file in docs/learning/, written when it is done,
+so that a run which was stopped goes on with the next. Each runs in a process of its own: its peak memory is that of the cell.
 
-    times+labels   the parameters of LD3        weights   those of S4S, as theory + delta        rows   the class of GS and BNS
+    known          the best of about 200 tuned known solvers, on `select`; what follows starts from it (compensation: the best multistep)
+    compensation   DC-Solver's ratios       times+labels   the parameters of LD3       weights   those of S4S, as theory + delta
+    rows           the class of GS and BNS       starts   rows, from the three best starts of `python train.py model=... nfe=...`
+    searched       `python search.py`            searched+learned   and then `learner=rows`
 
-Fitted here by least squares, not by the papers' own optimisers. Known solver and start are chosen on `select`; `test` is
-read once per cell. The table of docs/learning.md is made of the cells: `python tests/bench_learn.py table`.
+Fitted here by least squares, not by the papers' own optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
 """
 
+import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
+from rich.progress import Progress
 
-from search import baselines
+from search import baselines, starts
+from search.campaign import Campaign
 from search.evaluate import Evaluator
-from search.fit import Fit, Learner, Point
-from search.objective import root_mean, root_median, root_trimmed
-from search.result import Interval, Known
-from search.statistics import ratio
-from solvers import Tableau, compile
+from search.fit import Fit, Learner
+from search.objective import Objective, objective, root_mean, root_median, root_trimmed, share_of_worst
+from search.perceptual import PerceptualError
+from search.result import Interval
+from search.run import run
+from search.settings import Budget, Named, Seeds, Settings, Tracker
+from search.statistics import interval, ratio
+from solvers import SolverSchedule, Tableau, compile, load
 from solvers.atomic import write_atomically
-from teacher.models import load
-from teacher.trajectories import targets
+from teacher.trajectories import Targets, targets
 
 CELLS = Path(__file__).parents[1] / "docs" / "learning"
-QUESTIONS = [("galaxies", nfe, 64) for nfe in (4, 5)] + [("digits", 5, 64)] + [("galaxies", nfe, 64) for nfe in (6, 8, 10)]
-QUESTIONS += [("galaxies", nfe, 256) for nfe in (5, 8, 10)]
-KNOWN, FINALISTS = 200, 8
+WHAT = ("known", "compensation", "times+labels", "weights", "rows", "starts", "searched", "searched+learned")
+QUESTIONS = [(model, nfe, 64) for nfe in (5, 4, 6, 8, 10, 3, 7, 9) for model in ("galaxies", "digits")]
+OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 256, 1024)]  # rows alone, beside those of 64
+GUIDED = [("digits guided", nfe, 64) for nfe in (5, 8)]
+MODELS = {"galaxies": Named("galaxies"), "digits": Named("digits"), "digits guided": Named("digits", {"guidance": 3.0})}
 
 
-class Reached(msgspec.Struct, frozen=True):
-    """A level on all three blocks: RMSE; and its cost, cumulative over the levels before it."""
+class Cell(msgspec.Struct, frozen=True):
+    """RMSE on all three blocks, the rest on test; `lpips` by network, none where its weights are missing."""
 
-    level: str
+    sampler: str
     parameters: int
     fit: float
     select: float
-    test: float
+    test: Interval
     median: float
     trimmed: float
+    worst: float
     ratio: Interval
-    worst: float  # the share of the squared test error that the worst 3 % of seeds hold
-    cost: float  # CPU time, in that of a thousand evaluations of 64 seeds, so that it means the same on any machine
+    lpips: dict[str, float]
+    cost: float  # CPU time of the fit, in that of a thousand evaluations of 64 seeds, so that it means the same on any machine
+    seconds: float
+    memory: int  # peak of the process, MiB
 
 
-def cell(model: str, nfe: int, seeds: int) -> list[Reached]:
-    """Tune known solvers, learn from the best, read test once."""
-    teacher, learner = load(model), Learner()
-    fit_on, select_on, test_on = (targets(teacher, block, n) for block, n in (("fit", seeds), ("select", 128), ("test", 256)))
-    scorer, chooser = Evaluator(teacher, fit_on), Evaluator(teacher, select_on)
-    wanted = baselines.candidates(teacher, nfe, KNOWN // 2)
-    fit = scores(scorer, teacher, wanted)
-    ordered = [wanted[k] for k in fit.argsort().tolist()]
-    wanted += baselines.finer(teacher, ordered, FINALISTS // 2, KNOWN // 2)
-    fit = torch.cat([fit, scores(scorer, teacher, wanted[len(fit) :])])
-    best = fit.argsort()[:FINALISTS].tolist()
-    tables = {k: compile(baselines.schedule(wanted[k], teacher)) for k in best}
-    select = root_mean(chooser.errors([tables[k] for k in best]))
-    first = best[int(select.argmin())]
-    unit = evaluation_time(teacher, fit_on, tables[first])
-    work = Fit(teacher, baselines.schedule(wanted[first], teacher), fit_on, select_on, learner)
-    kept: dict[str, tuple[Point, float]] = {}
-    start = time.process_time()
-    for point in work.run():
-        kept[work.stages[point.curve[-1].stage][0]] = point, time.process_time() - start
-        entry = point.curve[-1]
-        print(f"  {model} {nfe}: {work.stages[entry.stage]} fit {entry.fit:.4f} select {entry.select:.4f}", flush=True)
-    names = [f"known: {wanted[first].name}", *kept]
-    found: list[Tableau] = [tables[first], *(work.table(point) for point, _ in kept.values())]
-    blocks = [Evaluator(teacher, block).errors(found) for block in (fit_on, select_on, test_on)]
-    rows = list[Reached]()
-    for k, name in enumerate(names):
-        a, b, c = (errors[k] for errors in blocks)
-        spent = kept[name][1] / unit / 1000 if k else 0.0
-        count = work.form([level for level, _ in work.stages].index(name)).count if k else 0
-        worst = float(c.sort().values[-max(1, round(0.03 * len(c))) :].sum() / c.sum())
-        numbers = [
-            float(together(e)) for together, e in ((root_mean, a), (root_mean, b), (root_mean, c), (root_median, c), (root_trimmed, c))
-        ]
-        rows.append(Reached(name, count, *numbers, ratio(c, blocks[2][0], root_mean), worst, spent))
-    return rows
+def questions() -> list[tuple[str, int, int, str]]:
+    """Every cell, in the order in which they are run."""
+    whole = [(*question, what) for question in (*QUESTIONS, *GUIDED) for what in WHAT]
+    return whole + [(*question, "rows") for question in OVERFITTING]
 
 
-def scores(scorer: Evaluator, teacher: Any, wanted: list[Known]) -> torch.Tensor:
-    """RMSE of each; infinite where it diverges."""
-    found = root_mean(scorer.errors([compile(baselines.schedule(item, teacher)) for item in wanted]))
-    return torch.nan_to_num(found, nan=torch.inf)
+def path_of(model: str, nfe: int, seeds: int, what: str) -> Path:
+    """Where a cell is kept."""
+    return CELLS / f"{model.replace(' ', '-')}-{nfe}-{seeds}-{what.replace('+', '-')}.json"
+
+
+def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
+    """Tune known solvers, unless that is done; fit; read test."""
+    directory = f"campaigns/learn-{model.replace(' ', '-')}-{nfe}"
+    asked = Settings(
+        MODELS[model], nfe, seeds=Seeds(128, 128, 256), budget=Budget(known=200), tracker=Tracker("disabled"), directory=directory
+    )
+    with Progress() as progress:
+        ours, known = starts.tuned(asked, progress)
+    fit_on, teacher = targets(ours.teacher, "fit", seeds), ours.teacher
+    first = baselines.schedule(known[0], teacher)
+    unit, start = evaluation_time(ours, compile(first)), time.process_time()
+    if what == "known":
+        table, parameters, name = compile(first), 0, known[0].name
+    elif what.startswith("searched"):
+        learner = Learner() if what == "searched+learned" else None
+        with Progress() as progress:
+            outcome = run(msgspec.structs.replace(asked, learner=learner), progress)
+        assert outcome is not None  # nobody else works on it
+        table, parameters, name = load(outcome.schedule_file).tableau, 0, outcome.learned or "found"
+    else:
+        own = next(item for item in known if what != "compensation" or multistep(baselines.schedule(item, teacher)))
+        begin = starts.of_known(ours, known) if what == "starts" else [starts.Start(baselines.schedule(own, teacher), own.name, own.name)]
+        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], "rows" if what == "starts" else what)
+        name = begin[best].name
+    spent = time.process_time() - start
+    both = [compile(first), table]
+    errors = [Evaluator(teacher, block).errors(both)[1] for block in (fit_on, ours.on("select").targets)]
+    test = ours.on("test").errors(both)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return Cell(
+        name,
+        parameters,
+        *(float(root_mean(e)) for e in errors),
+        interval(test[1], root_mean),
+        *(float(together(test[1])) for together in (root_median, root_trimmed, share_of_worst)),
+        ratio(test[1], test[0], root_mean),
+        {kind: float(o.together(ours.on("test").errors([both[1]], o.measure)[0])) for kind, o in perceptual().items()},
+        spent / unit / 1000 if what != "known" else 0.0,
+        spent,
+        memory,
+    )
+
+
+def multistep(schedule: SolverSchedule) -> bool:
+    """Whether compensation is defined for it."""
+    return {step.method for step in schedule.steps} <= {"multistep", "dc-solver"}
+
+
+def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], level: str) -> tuple[Tableau, int, int]:
+    """The table that ends best on `select`, its parameters, and from which schedule."""
+    fits = [Fit(ours.teacher, schedule, fit_on, ours.on("select").targets, Learner(level=level)) for schedule in schedules]
+    ends = [list(fit.run())[-1] for fit in fits]
+    best = min(range(len(ends)), key=lambda k: ends[k].best)
+    return fits[best].table(ends[best]), fits[best].form(ends[best].best_stage).count, best
+
+
+def perceptual() -> dict[str, Objective]:
+    """LPIPS by both networks, where their weights are."""
+    try:
+        return {kind: objective(kind) for kind in ("lpips-alex", "lpips-vgg")}
+    except PerceptualError:
+        return {}
 
 
 @torch.no_grad()
-def evaluation_time(teacher: Any, block: Any, table: Tableau) -> float:
+def evaluation_time(ours: Campaign, table: Tableau) -> float:
     """CPU seconds of one evaluation of 64 seeds."""
+    block, teacher = ours.on("select").targets, ours.teacher
     noise, cond = block.noise[:64], None if block.cond is None else block.cond[:64]
-    at = table.evals[0].at
     start = time.process_time()
     for _ in range(8):
-        teacher.denoiser(noise, at, cond=cond, **dict(teacher.knobs))
+        teacher.denoiser(noise, table.evals[0].at, cond=cond, **dict(teacher.knobs))
     return (time.process_time() - start) / 8
 
 
 def table() -> str:
     """The cells as Markdown."""
-    names = ["model", "NFE", "fit seeds", "sampler", "parameters", "fit", "select", "test", "median", "trimmed", "ratio (95 %)"]
-    names += ["worst 3 % hold", "cost"]
+    names = ["model", "NFE", "fit seeds", "what", "parameters", "fit", "select", "test (95 %)", "median", "trimmed", "worst 3 % hold"]
+    names += ["ratio (95 %)", "LPIPS alex", "vgg", "cost", "MiB", "sampler"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for model, nfe, seeds in sorted(QUESTIONS):
-        path = CELLS / f"{model}-{nfe}-{seeds}.json"
-        for r in msgspec.json.decode(path.read_bytes(), type=list[Reached]) if path.exists() else []:
-            numbers = " | ".join(f"{x:.4f}" for x in (r.fit, r.select, r.test, r.median, r.trimmed))
-            spread = f"{r.ratio.value:.2f} ({r.ratio.low:.2f} to {r.ratio.high:.2f})" if r.parameters else "1"
-            cost = f"{r.cost:.2f}" if r.parameters else ""
-            lines.append(
-                f"| {model} | {nfe} | {seeds} | {r.level} | {r.parameters or ''} | {numbers} | {spread} | {100 * r.worst:.0f} % | {cost} |"
-            )
+    for question in sorted(questions(), key=lambda q: (q[0], q[1], q[2], WHAT.index(q[3]))):
+        if not path_of(*question).exists():
+            continue
+        c = msgspec.json.decode(path_of(*question).read_bytes(), type=Cell)
+        spread = [f"{i.value:{form}} ({i.low:{form}} to {i.high:{form}})" for i, form in ((c.test, ".4f"), (c.ratio, ".3f"))]
+        numbers = [f"{c.fit:.4f}", f"{c.select:.4f}", spread[0], f"{c.median:.4f}", f"{c.trimmed:.4f}", f"{100 * c.worst:.0f} %", spread[1]]
+        numbers += [f"{c.lpips[k]:.4f}" if k in c.lpips else "" for k in ("lpips-alex", "lpips-vgg")]
+        fitted = [f"{c.cost:.2f}" if c.cost else "", str(c.memory), c.sampler]
+        lines.append("| " + " | ".join([*map(str, question), str(c.parameters or ""), *numbers, *fitted]) + " |")
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    if sys.argv[1:] == ["table"]:
+def main(words: list[str]) -> None:
+    """No words: every cell that is missing, each in a process of its own. `table`; or a cell."""
+    if words == ["table"]:
         print(table())
-        sys.exit()
-    for model, nfe, seeds in QUESTIONS:
-        path = CELLS / f"{model}-{nfe}-{seeds}.json"
-        if not path.exists():
-            write_atomically(path, msgspec.json.format(msgspec.json.encode(cell(model, nfe, seeds)), indent=1) + b"\n")
-    print(table())
+    elif words:
+        torch.set_num_threads(1)
+        model, nfe, seeds, what = words
+        found = cell(model, int(nfe), int(seeds), what)
+        write_atomically(path_of(model, int(nfe), int(seeds), what), msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    else:
+        for question in questions():
+            if not path_of(*question).exists():
+                print(*question, flush=True)
+                subprocess.run([sys.executable, __file__, *map(str, question)], check=True)
+        print(table())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -196,3 +196,19 @@ def test_wandb_offline_holds_the_run_and_the_schedule(tmp_path):
     data = logs[0].read_bytes()
     assert b"search/best" in data
     assert b"c.schedule.json" in data
+
+
+def test_a_learner_polishes_the_finalists_of_a_finished_campaign_and_the_report_shows_both(tmp_path):
+    directory, budget = tmp_path / "c", {"trials": 8, "generation": 8, "finalists": 2}
+    searched = small(directory, budget=budget)
+    both = small(directory, budget=budget, learner={"level": "times", "iterations": 2})
+    assert both.trials == searched.trials
+    assert [both.found.name, both.others[0].name] == ["learned", "searched"]
+    assert both.others[0].rmse == searched.found.rmse
+    assert both.found.rmse.value < searched.found.rmse.value
+    assert both.test_reads == 2
+    file = load(both.schedule_file)
+    assert file.id == both.schedule_id != searched.schedule_id
+    assert file.provenance.note == both.learned
+    assert load(searched.schedule_file).recipe == load(directory / "c.schedule.json").recipe
+    assert small(directory, budget=budget) == both  # nothing is done twice, and nothing is lost

@@ -98,7 +98,7 @@ def test_a_fit_killed_with_sigkill_ends_at_the_same_bits(file, tmp_path):
     assert run("train.py", *words, f"out={whole}").returncode == 0
     state = tmp_path / "broken.schedule.learning.json"
     process = subprocess.Popen([sys.executable, "train.py", *words, f"out={broken}"], cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not state.exists() or len(json.loads(state.read_bytes())[1]["curve"]) < 3:  # the start and two iterations are written
+    while not state.exists() or len(json.loads(state.read_bytes())[1][0]["curve"]) < 3:  # the start and two iterations are written
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     process.kill()
@@ -108,6 +108,21 @@ def test_a_fit_killed_with_sigkill_ends_at_the_same_bits(file, tmp_path):
     assert done.returncode == 0, done.stderr
     assert load(broken).id == load(whole).id
     assert not state.exists()
+
+
+def test_train_starts_from_several_files_or_from_known_solvers_and_shows_them_all(file, tmp_path):
+    words = ["seeds={fit: 8, select: 16, test: 16}", "learner=times", "learner.iterations=1"]
+    done = run("train.py", f"schedule={file},{file}", f"out={tmp_path / 'two.schedule.json'}", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("learned") == 2
+    assert "best of 2 starts" in load(tmp_path / "two.schedule.json").provenance.note
+    known = ["model=gaussian", "nfe=3", "known=30", f"directory={tmp_path / 'known'}"]
+    for _ in range(2):  # the second takes the tuned solvers from the directory
+        done = run("train.py", *known, *words)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("learned") == 3
+    assert load(tmp_path / "known" / "known-times.schedule.json").fitted_for.model == "gaussian"
+    assert "Say what to start from" in run("train.py").stderr
 
 
 def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_another_model(tmp_path):

@@ -27,5 +27,12 @@ def test_every_learner_is_accepted(file):
     assert lesson(values("train", f"learner={file.stem}", "schedule=x")).learner.level.replace("+", "-") == file.stem
 
 
+def test_a_search_takes_a_learner_and_training_a_model():
+    assert settings(values("search")).learner is None
+    assert settings(values("search", "learner=times-labels")).learner.level == "times+labels"
+    asked = lesson(values("train", "model=galaxies", "nfe=5"))
+    assert (asked.tuning.model.name, asked.tuning.directory) == ("galaxies", "campaigns/galaxies-nfe5-known")
+
+
 def test_a_local_folder_can_be_named_as_a_model():
     assert settings(values("search", "model.name=diffusers:/a/folder")).model.name == "diffusers:/a/folder"

@@ -7,15 +7,20 @@ import msgspec
 import pytest
 import torch
 from oracle import EVERYWHERE
+from rich.progress import Progress
 
 from search.errors import CampaignError
 from search.fit import Fit, Learner, Point
+from search.follow import followed, state_of
 from search.losses import LOSSES, Loss
-from search.parametrise import CONSISTENCY, LEVELS, Parametrisation
+from search.parametrise import CONSISTENCY, LEVELS, NESTED, Parametrisation
 from search.perceptual import PerceptualError
 from search.residuals import Batch, batches, jacobians, linearise
+from search.result import Known
 from search.space import table_distance
-from solvers import PRESETS, At, ScheduleError, compile, preset
+from search.starts import Start, distinct, guessed, of_files
+from solvers import PRESETS, At, Provenance, ScheduleError, compile, preset, save
+from solvers import load as read
 from solvers.grids import named_grid
 from teacher.models import digits, load
 from teacher.trajectories import targets
@@ -42,13 +47,44 @@ def test_iteration_zero_is_the_schedule_itself(scene, name, level, consistency):
     assert table_distance(form(form.zeros()).settled(), compile(schedule)) < 1e-14
 
 
+@pytest.mark.parametrize("name", ["ddim", "dpmpp-2m", "unipc-3", "deis-tab2", "dc-solver"])
+def test_compensation_starts_at_the_schedule_and_its_recipe_is_its_table(scene, name):
+    schedule = start(scene[0], name)
+    form = Parametrisation(schedule, "compensation")
+    assert form.count == 3
+    assert table_distance(form.table(form.zeros()), compile(schedule)) < 1e-14
+    assert table_distance(form(moved(form)).settled(), compile(form.recipe(moved(form)))) < 1e-14
+
+
+def as_it_is(schedule):
+    return schedule
+
+
+def guessing(schedule):
+    """The same with a first answer that is guessed: the first state that is evaluated moves then too."""
+    first = msgspec.structs.replace(schedule.steps[0], answer="unit-eps")
+    return msgspec.structs.replace(schedule, steps=(first, *schedule.steps[1:]))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_guessed_first_answer_is_kept_and_the_noise_starts_where_it_did(scene, level, tmp_path):
+    schedule = guessing(start(scene[0], "unipc-2"))
+    form = Parametrisation(schedule, level, "relaxed")
+    assert table_distance(form(form.zeros()).settled(), compile(schedule)) < 1e-14
+    table = form.table(moved(form))
+    save(table, tmp_path / "a.schedule.json", process=schedule.process)
+    for one in (table, read(tmp_path / "a.schedule.json").tableau):
+        assert one.initial_sigma == compile(schedule).initial_sigma
+        assert one.nfe == 4
+
+
 def moved(form, scale=0.1):
     return scale * torch.randn(form.count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("consistency", CONSISTENCY)
 def test_levels_are_nested_so_that_zeros_change_nothing(scene, consistency):
-    forms = [Parametrisation(start(scene[0], "unipc-2"), level, consistency) for level in LEVELS]
+    forms = [Parametrisation(start(scene[0], "unipc-2"), level, consistency) for level in NESTED]
     counts = [form.count for form in forms]
     assert counts == sorted(set(counts))
     for less, more in itertools.pairwise(forms):
@@ -82,10 +118,18 @@ def test_the_rows_level_reaches_every_table_over_the_full_history(scene):
     assert int(torch.linalg.matrix_rank(jacobian)) == nfe + nfe * (nfe + 1) // 2
 
 
-@pytest.mark.parametrize(("name", "level", "consistency"), [("unipc-2", "rows", "relaxed"), ("heun", "weights", "kept")])
-def test_the_jacobian_is_that_of_finite_differences_through_the_whole_sampler(scene, name, level, consistency):
+@pytest.mark.parametrize(
+    ("name", "change", "level", "consistency"),
+    [
+        ("unipc-2", as_it_is, "rows", "relaxed"),
+        ("heun", as_it_is, "weights", "kept"),
+        ("dpmpp-2m", guessing, "rows", "relaxed"),
+        ("unipc-2", as_it_is, "compensation", "kept"),
+    ],
+)
+def test_the_jacobian_is_that_of_finite_differences_through_the_whole_sampler(scene, name, change, level, consistency):
     teacher, goal, _ = scene
-    form = Parametrisation(start(teacher, name, 4), level, consistency)
+    form = Parametrisation(change(start(teacher, name, 4)), level, consistency)
     part = Batch(teacher, goal.noise[:8].double(), goal.images[:8].double(), None)
     theta, h = moved(form), 1e-5
     ((value, jacobian),) = jacobians([part], form, theta, RMSE.view)
@@ -169,6 +213,47 @@ def test_a_fit_taken_up_anywhere_ends_at_the_same_bits(scene):
         assert last == points[-1]
 
 
+def test_fits_killed_anywhere_end_at_the_same_bits_and_share_one_loss(scene, tmp_path):
+    teacher, fit_on, select_on = scene
+    learner = Learner(level="times", objective="huber", iterations=1, shrink=(1e-3,))
+    fits = [Fit(teacher, start(teacher, name), fit_on, select_on, learner) for name in ("dpmpp-2m", "unipc-2")]
+    whole = followed(fits, tmp_path / "whole", "question", Progress(disable=True))
+    assert len({point.delta for point in whole}) == 1
+    second = list(fits[1].run(fits[1].begin(whole[0].delta)))
+    for k, stopped in enumerate(([whole[0]], [whole[0], second[1]], whole)):
+        path = tmp_path / f"{k}"
+        state_of(path).write_bytes(msgspec.json.encode(("question", stopped)))
+        assert followed(fits, path, "question", Progress(disable=True)) == whole
+    assert followed(fits, path, "another question", Progress(disable=True))[0].curve == whole[0].curve
+
+
+def test_known_solvers_with_a_guessed_first_answer_spend_the_same_evaluations(scene):
+    wanted = [Known(name, {}, "uniform", {}, 4) for name in ("dpmpp-2m", "heun", "ddim", "unipc-3")]
+    found = list(guessed(wanted, scene[0], Provenance()))
+    assert [one.name.split()[0] for one in found] == ["dpmpp-2m", "ddim", "unipc-3"]
+    assert {compile(one.schedule).nfe for one in found} == {4}
+
+
+def test_starts_that_sample_alike_count_once(scene):
+    found = [Start(start(scene[0], name), name, name) for name in ("unipc-3", "dc-solver", "dpmpp-2m")]
+    assert [one.name for one in distinct(found)] == ["unipc-3", "dpmpp-2m"]
+
+
+def test_a_file_of_another_budget_is_interpolated_and_rows_without_steps_are_refused(scene, tmp_path):
+    teacher, schedule = scene[0], start(scene[0], "heun", 2)
+    path = tmp_path / "a.schedule.json"
+    save(compile(schedule), path, recipe=schedule)
+    same, other = (of_files([str(path)], teacher, nfe, False)[0] for nfe in (None, 6))
+    assert same.schedule == schedule
+    assert compile(other.schedule).nfe == 6
+    assert "from NFE 4" in other.origin
+    with pytest.raises(ScheduleError, match="exactly 5"):
+        of_files([str(path)], teacher, 5, False)
+    save(compile(schedule), path, process=schedule.process)
+    with pytest.raises(CampaignError, match="no recipe"):
+        of_files([str(path)], teacher, None, False)
+
+
 def test_stronger_shrinkage_stays_nearer_to_the_start(scene):
     teacher, fit_on, select_on = scene
     lengths = []
@@ -201,6 +286,8 @@ def test_what_cannot_be_learned_is_refused_in_one_sentence(scene):
         Parametrisation(schedule, "everything")
     with pytest.raises(CampaignError, match="kept, relaxed"):
         Parametrisation(schedule, "rows", "bent")
+    with pytest.raises(ScheduleError, match="three multistep steps"):
+        Parametrisation(start(teacher, "heun"), "compensation")
     with pytest.raises(CampaignError, match=", ".join(LOSSES)):
         Fit(teacher, schedule, fit_on, select_on, Learner(objective="beauty"))
     noisy = msgspec.structs.replace(schedule, steps=(msgspec.structs.replace(schedule.steps[0], eta=1.0), *schedule.steps[1:]))

@@ -48,6 +48,8 @@ def scored(name: str, rmse: float, ratio: float, spread: float = 0.03) -> Scored
         Interval(ratio, ratio - spread, ratio + spread),
         lpips,
         Interval(ratio, ratio - spread, ratio + spread),
+        trimmed=rmse * 0.9,
+        worst=0.25,
     )
 
 

@@ -32,6 +32,15 @@ def interpolated(schedule: SolverSchedule, steps: int) -> SolverSchedule:
     return SolverSchedule(process, schedule.start, tuple(_step(schedule, i, steps, times) for i in range(steps)))
 
 
+def for_nfe(schedule: SolverSchedule, nfe: int) -> SolverSchedule:
+    """`schedule` with as many steps as make exactly `nfe` evaluations. Raises ScheduleError if no number does."""
+    for steps in range(1, nfe + 1):
+        made = interpolated(schedule, steps)
+        if compile(made).nfe == nfe:
+            return made
+    raise ScheduleError(f"No number of steps like these makes exactly {nfe} evaluations.")
+
+
 def _step(schedule: SolverSchedule, i: int, steps: int, times: list[float]) -> Step:
     """Step i of the new schedule, like the step of the old one at the same place."""
     old = len(schedule.steps)
@@ -61,14 +70,8 @@ def interpolate(file: ScheduleFile, nfe: int, destination: Path) -> list[str]:
     """Write the file for `nfe` evaluations; says how good that is expected to be. Raises ScheduleError."""
     if file.recipe is None:
         raise ScheduleError("Only a file with a recipe can be interpolated: rows say nothing about other budgets.")
-    for steps in range(1, nfe + 1):
-        made = interpolated(file.recipe, steps)
-        table = compile(made)
-        if table.nfe == nfe:
-            break
-    else:
-        raise ScheduleError(f"No number of steps like these makes exactly {nfe} evaluations.")
-    note = f"interpolated from {file.id}"
+    made = for_nfe(file.recipe, nfe)
+    table, note = compile(made), f"interpolated from {file.id}"
     new = save(table, destination, recipe=made, fitted_for=file.fitted_for, provenance=Provenance(note=note))
     return [f"wrote {destination}: {nfe} evaluations, id {new.id[:16]}", _expectation(file, nfe)]
 

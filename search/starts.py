@@ -1,0 +1,103 @@
+"""Where learning starts from: files that were named, or else the best known solvers, tuned for the model and the budget."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from rich.progress import Progress
+
+from search import baselines, storage
+from search.board import Board
+from search.campaign import Campaign, campaign, claim
+from search.errors import CampaignError
+from search.result import Known
+from search.settings import Named, Settings
+from search.space import table_distance
+from search.tune import tune_known
+from solvers import FittedFor, Provenance, ScheduleError, ScheduleFile, SolverSchedule, Tableau, compile, load
+from solvers.commands.interpolate import for_nfe
+from teacher.denoiser import Teacher
+
+COUNT = 3  # starts, where known solvers are tuned
+KINDS = 8  # of known solvers, among which they are chosen
+
+
+class Start(NamedTuple):
+    """A schedule, what a table calls it, and what a file says that it came from."""
+
+    schedule: SolverSchedule
+    name: str
+    origin: str
+    provenance: Provenance = Provenance()
+
+
+def fitted_for(paths: Sequence[str]) -> Named:
+    """The model that the first file was fitted for."""
+    fitted = load(paths[0]).fitted_for or FittedFor()
+    return Named(fitted.model, {} if fitted.guidance is None else {"guidance": fitted.guidance})
+
+
+def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bool) -> list[Start]:
+    """The schedules of the files, at `nfe` evaluations or the first file's. Raises ScheduleError or CampaignError in a sentence."""
+    files = [load(path) for path in paths]
+    for file in files:
+        file.require(teacher.card, insist=insist)
+    return [_of_file(file, path, nfe or files[0].executable.nfe) for file, path in zip(files, paths, strict=True)]
+
+
+def _of_file(file: ScheduleFile, path: str, nfe: int) -> Start:
+    if file.recipe is None:
+        raise CampaignError(f"{path} carries rows but no recipe; only a schedule with steps can be learned.")
+    name, own = Path(path).name.removesuffix(".schedule.json"), file.executable.nfe
+    if own == nfe:
+        return Start(file.recipe, name, file.id, file.provenance)
+    return Start(for_nfe(file.recipe, nfe), f"{name} from NFE {own}", f"{file.id} interpolated from NFE {own}", file.provenance)
+
+
+def tuned(settings: Settings, progress: Progress) -> tuple[Campaign, list[Known]]:
+    """The known solvers, best on `select` first; their scores are kept in the directory of the settings."""
+    ours = campaign(settings, progress)
+    claim(ours)
+    base = storage.open_storage(f"sqlite:///{ours.directory / 'study.sqlite'}")
+    with Board(base.engine, ours.name, settings.grace).at_work() as board:
+        return ours, tune_known(ours, board)[0]
+
+
+def of_known(ours: Campaign, known: Sequence[Known]) -> list[Start]:
+    """The best on `select` of the best known solvers of each kind, as they are and with a guessed first answer."""
+    kinds = baselines.best_per_solver(known)[:KINDS]
+    provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
+    plain = [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in kinds]
+    found = list(distinct([*plain, *guessed(kinds, ours.teacher, provenance)]))
+    scores = ours.scores([compile(start.schedule) for start in found], "select")
+    return [found[k] for k in sorted(range(len(found)), key=scores.__getitem__)[:COUNT]]
+
+
+def guessed(known: Sequence[Known], teacher: Teacher, provenance: Provenance) -> Iterator[Start]:
+    """The same solvers with one step more and no evaluation at the start, where the answer is nearly known: eps = x / |x|.
+
+    The analytical first step of Dockhorn et al. 2022 (GENIE), section 4. Solvers that need that answer are left out.
+    """
+    clean = teacher.end == teacher.process.t_clean
+    longer = (msgspec.structs.replace(item, nfe=item.nfe + 1) for item in known)
+    for item in (item for item in longer if baselines.steps_for_nfe(item.solver, item.nfe, clean)):
+        try:
+            schedule = baselines.schedule(item, teacher)
+            first = msgspec.structs.replace(schedule.steps[0], answer="unit-eps")
+            schedule = SolverSchedule(schedule.process, schedule.start, (first, *schedule.steps[1:]))
+            if compile(schedule).nfe == item.nfe - 1:
+                name = f"{item.name}, first answer guessed"
+                yield Start(schedule, name, name, provenance)
+        except ScheduleError:
+            continue
+
+
+def distinct(starts: Sequence[Start]) -> Iterator[Start]:
+    """Without those that sample like one before: some solvers are others until their numbers are learned."""
+    before: list[Tableau] = []
+    for start in starts:
+        table = compile(start.schedule)
+        if all(table_distance(table, other) > 1e-9 for other in before):
+            before.append(table)
+            yield start

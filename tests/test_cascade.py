@@ -1,0 +1,62 @@
+"""Ratios regressed over NFE and guidance: exact where they are polynomials, refused where there are none."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from search.cascade import Setting, cascade, predicted, regression
+from search.errors import CampaignError
+from solvers import FittedFor, compile, load, named_grid, preset, process, save
+
+
+def law(step, setting):
+    n, g = setting
+    return 1 + 0.1 * step - 0.02 * step**2 + 0.03 * n * step - 0.004 * g * n + 0.01 * g**2 * step
+
+
+def test_polynomial_ratios_are_found_again_at_settings_that_were_not_seen():
+    known = {Setting(n, g): [law(i, (n, g)) for i in range(2, n)] for n in (5, 6, 8, 10) for g in (1.0, 2.0, 4.0)}
+    c = regression(known)
+    assert c.shape == (3, 3, 3)
+    for setting in (Setting(7, 3.0), Setting(12, 1.5)):
+        wanted = torch.tensor([law(i, setting) for i in range(2, setting.nfe)])
+        torch.testing.assert_close(torch.tensor(predicted(c, setting, setting.nfe - 2)), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_a_single_setting_gives_itself_where_a_parabola_passes_through_its_ratios():
+    ratios = [0.9, 1.2, 1.1]
+    assert predicted(regression({Setting(5, 1.0): ratios}), Setting(5, 1.0), 3) == pytest.approx(ratios)
+
+
+@pytest.fixture
+def files(tmp_path):
+    where, paths = process("ve", sigma_max=80.0), list[str]()
+    for n in (4, 5, 6):
+        schedule = preset(
+            "dc-solver", named_grid("karras", where, n, 80.0, 0.02), where, ratios=[1, 1, *(0.8 + 0.02 * i * n for i in range(2, n))]
+        )
+        paths.append(str(tmp_path / f"{n}.schedule.json"))
+        save(compile(schedule), paths[-1], recipe=schedule, fitted_for=FittedFor(model="gaussian"))
+    return paths
+
+
+def test_the_command_writes_a_file_with_the_predicted_ratios(files, tmp_path):
+    out = tmp_path / "7.schedule.json"
+    words = [sys.executable, "-m", "search.cascade", *files, "--nfe", "7", "--out", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    steps = load(out).recipe.steps
+    assert [s.numbers.get("ratio", 1.0) for s in steps[2:]] == pytest.approx([0.8 + 0.14 * i for i in range(2, 7)])
+
+
+def test_files_without_ratios_or_of_equal_settings_are_refused(files, tmp_path):
+    where = process("ve", sigma_max=80.0)
+    schedule = preset("ddim", named_grid("karras", where, 4, 80.0, 0.02), where)
+    plain = tmp_path / "plain.schedule.json"
+    save(compile(schedule), plain, recipe=schedule)
+    with pytest.raises(CampaignError, match="no compensation ratios"):
+        cascade([*files, str(plain)], Setting(7, 1.0), tmp_path / "out")
+    with pytest.raises(CampaignError, match="another NFE or guidance"):
+        cascade([files[0], files[0]], Setting(7, 1.0), tmp_path / "out")
