@@ -1,4 +1,4 @@
-"""The end of a campaign: choose among the finalists on `select`, read `test` once, write the files."""
+"""The end of a campaign over one NFE: choose among the finalists on `select`, read `test` once, write the files."""
 
 import json
 import platform
@@ -11,14 +11,14 @@ import msgspec
 import torch
 from optuna.trial import FrozenTrial
 
-from search import baselines, report, result, tracker, tune
-from search.board import Board
+from search import baselines, report, result, tracker
 from search.campaign import Campaign, cores
 from search.errors import CampaignError
 from search.objective import objective
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored
 from search.statistics import interval, ratio
+from search.study import cost_of
 from solvers import Provenance, ScheduleFile, Score, SolverSchedule, compile, save
 from solvers.atomic import write_atomically
 from teacher import trajectories
@@ -27,14 +27,14 @@ from teacher.trajectories import Targets
 
 def conclude(
     campaign: Campaign,
-    board: Board,
     known: Sequence[Known],
+    known_cost: Cost,
+    curves: Sequence[Known],
     trials: Sequence[FrozenTrial],
-    costs: tuple[Cost, Cost],
     mirror: tracker.Mirror,
     started: float,
 ) -> Result:
-    """Choose on `select`, report on `test`, write the files."""
+    """Choose on `select`, report on `test`, write the files. curves: known solvers at this and other budgets, to draw."""
     settings, teacher = campaign.settings, campaign.teacher
     best_first = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: settings.budget.finalists]
     if not best_first:
@@ -43,7 +43,6 @@ def conclude(
     select = campaign.scores([compile(s) for s in finalists], "select")
     winner = min(range(len(best_first)), key=select.__getitem__)
     found, trial = finalists[winner], best_first[winner]
-    curves = tune.other_budgets(campaign, board, known)
     reads = _count_read(campaign)
     test = campaign.on("test")
     targets = test.targets
@@ -59,7 +58,7 @@ def conclude(
     chosen = dict(zip((t.number for t in best_first), select, strict=True))
     outcome = Result(
         model=teacher.name,
-        nfe=settings.nfe,
+        nfe=campaign.nfe,
         objective=settings.objective,
         found=scored[0],
         baseline=scored[1],
@@ -75,8 +74,8 @@ def conclude(
         teacher_error=targets.error,
         seeds=msgspec.to_builtins(settings.seeds),
         calls_per_evaluation=teacher.calls,
-        search_cost=costs[0],
-        known_cost=costs[1],
+        search_cost=cost_of(trials),
+        known_cost=known_cost,
         seconds=time.monotonic() - started,
         test_reads=reads,
         ranks=tuple(ranked(trials, campaign.space.distributions())),
@@ -85,8 +84,7 @@ def conclude(
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}
     report.write(campaign.directory, outcome, found, schedules[1], shown)
     result.write(outcome, campaign.directory / "result.json")
-    mirror.schedule(path, {"nfe": settings.nfe, "id": file.id, "ratio": scored[0].ratio.value})
-    mirror.close({"test/rmse": scored[0].rmse.value, "test/ratio": scored[0].ratio.value})
+    mirror.schedule(path, {"nfe": campaign.nfe, "id": file.id, "ratio": scored[0].ratio.value})
     return outcome
 
 

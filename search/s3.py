@@ -4,6 +4,9 @@ For every proposal a pool of children is bred from the best trials: crossover be
 words and numbers on many scales at once (so no scale has to be tuned); then the predictor's optimistic best of the pool is
 proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here learns from every trial of the study).
 Parameters whose names end in the same number are one step and are inherited together.
+
+Guests are parents that nobody has scored: what another study found, made to fit this one (a schedule of another budget with
+a step inserted or deleted: search.moves). They are the parameter sets in the study's user attribute "guests", if it has one.
 """
 
 import re
@@ -18,6 +21,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search.predictor import Array, Points, Predictor
+
+GUESTS = 0.25  # of the children, where there are guests
 
 
 class Encoding:
@@ -34,8 +39,10 @@ class Encoding:
         """The points of many parameter sets."""
         numbers = [[self._scaled(name, params[name]) for name in self.numbers] for params in trials]
         words = [[int(self.distributions[name].to_internal_repr(params[name])) for name in self.words] for params in trials]
-        shape = (len(trials), -1)
-        return Points(np.array(numbers, dtype=np.float64).reshape(shape), np.array(words, dtype=np.int64).reshape(shape))
+        return Points(
+            np.array(numbers, dtype=np.float64).reshape(len(trials), len(self.numbers)),
+            np.array(words, dtype=np.int64).reshape(len(trials), len(self.words)),
+        )
 
     def params(self, numbers: Array, words: NDArray[np.int64]) -> dict[str, Any]:
         """The parameters of one point."""
@@ -96,7 +103,8 @@ class S3Sampler(BaseSampler):
         done = done[: self._memory]
         encoding = Encoding(search_space)
         points = encoding.points([t.params for t in done])
-        children = self._breed(rng, _apart(points, self._parents), encoding)
+        guests = encoding.points(study.user_attrs.get("guests", ()))
+        children = self._breed(rng, _apart(points, self._parents), guests, encoding)
         if self._pool > 1:
             values = sign * np.array([t.value for t in done], dtype=np.float64)
             values = values if (values > 0).all() else np.exp((values - values[0]) / (values.std() or 1.0))
@@ -115,11 +123,14 @@ class S3Sampler(BaseSampler):
             self._fitted = (count, Predictor.fit(points, values))
         return self._fitted[1]
 
-    def _breed(self, rng: np.random.Generator, parents: Points, encoding: Encoding) -> Points:
-        """A pool of children. Every one has its own scale, its own share of moved numbers and changed words."""
+    def _breed(self, rng: np.random.Generator, parents: Points, guests: Points, encoding: Encoding) -> Points:
+        """A pool of children, some the guests'. Every one has its own scale, its own share of moved numbers and changed words."""
         count, n = self._pool, len(parents.numbers)
         steps = {key: k for k, key in enumerate(sorted({_step(name) for name in encoding.distributions}))}
         first, second = (np.minimum(rng.geometric(3.0 / n, count) - 1, n - 1) for _ in range(2))
+        if len(guests.numbers):
+            first = np.where(rng.random(count) < GUESTS, n + rng.integers(0, len(guests.numbers), count), first)
+            parents = parents + guests
         mixed = rng.random((count, len(steps))) < np.where(rng.random((count, 1)) < 0.5, 0.0, 0.3)
         numbers, words = parents.numbers[first].copy(), parents.words[first].copy()
         for table, names, source in ((numbers, encoding.numbers, parents.numbers), (words, encoding.words, parents.words)):

@@ -103,6 +103,13 @@ class Space:
 
     def encode(self, schedule: SolverSchedule) -> Params:
         """The point of the space that decodes to `schedule` (to the same table within 1e-9). Raises ScheduleError if there is none."""
+        params = self.nearest(schedule)
+        if table_distance(compile(self.decode(params)), compile(schedule)) > 1e-9:
+            raise ScheduleError("The schedule does not lie in the space: it uses a word or a number that is switched off there.")
+        return params
+
+    def nearest(self, schedule: SolverSchedule) -> Params:
+        """The point with the words and numbers of `schedule`, as far as the space has them. Raises ScheduleError for another budget."""
         if len(schedule.steps) != self.nfe or (schedule.start, schedule.times[-1]) != (self.start, self.end):
             raise ScheduleError("A schedule of another budget or with other ends does not lie in the space.")
         lambdas = [self._lambda(t) for t in schedule.times]
@@ -120,9 +127,6 @@ class Space:
                 params[name] = given[name] if given[name] in distribution.choices else distribution.choices[0]
             elif isinstance(distribution, FloatDistribution):
                 params[name] = min(max(given[name], distribution.low), distribution.high)
-        ours, theirs = compile(self.decode(params)), compile(schedule)
-        if table_distance(ours, theirs) > 1e-9:
-            raise ScheduleError("The schedule does not lie in the space: it uses a word or a number that is switched off there.")
         return params
 
     def _lambda(self, t: float) -> float:

@@ -2,10 +2,11 @@
 
 A generation depends on the seed, its number and the trials before it alone. One worker proposes it, all score it, and when it is
 full all append what the study does not hold yet: four workers, one, or one that was killed and resumed, make the same trials.
+A generation has one NFE. Over several, they take turns, and a sampler sees the trials of its own: only S3 is told of the others'.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,11 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 from search import baselines, storage, tracker
 from search.board import Board
 from search.campaign import Campaign
+from search.moves import fitted, neighbours
 from search.race import Race
 from search.result import Cost, Known
 from search.samplers import sampler
 from search.space import Params
 from solvers import ScheduleError, Tableau, compile
+
+VISITING = 2  # schedules of each budget beside that may move
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -41,21 +45,24 @@ class Outcome(msgspec.Struct, frozen=True):
 class Proposals:
     """Optuna's sampler in front of a copy of the finished trials in memory, where asking commits nothing and numbers are the same again."""
 
-    def __init__(self, campaign: Campaign, known: Sequence[Known]) -> None:
+    def __init__(self, campaign: Campaign, known: Mapping[int, Sequence[Known]]) -> None:
         self._campaign = campaign
-        self._queue = enqueued(campaign, known)
-        self._distributions = campaign.space.distributions()
+        self._queues = {nfe: enqueued(campaign.at(nfe), known[nfe]) for nfe in campaign.budgets}
+        self._distributions = {nfe: space.distributions() for nfe, space in campaign.spaces.items()}
 
     def generation(self, number: int, before: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The candidates of a generation, unscored: what is still queued, then what the sampler asks for, given the trials before."""
-        settings = self._campaign.settings
-        size = settings.budget.generation
+        settings, budgets = self._campaign.settings, self._campaign.budgets
+        turn, which = divmod(number, len(budgets))
+        nfe, size = budgets[which], settings.budget.generation
         memory = optuna.create_study(sampler=sampler(settings.sampler.name, settings.seed, number, **settings.sampler.options))
-        memory.add_trials(before)
-        found = [self.trial(Draft(params, {"origin": origin})) for params, origin in self._queue[number * size : (number + 1) * size]]
+        memory.add_trials(of_nfe(before, nfe))
+        memory.set_user_attr("guests", list(self._guests(which, before)))
+        queued = self._queues[nfe][turn * size : (turn + 1) * size]
+        found = [self.trial(Draft(params, {"nfe": nfe, "origin": origin})) for params, origin in queued]
         for _ in range(size - len(found)):
-            trial = memory.ask(self._distributions)
-            found.append(self.trial(Draft(trial.params, {}, memory.trials[trial.number].system_attrs)))
+            trial = memory.ask(self._distributions[nfe])
+            found.append(self.trial(Draft(trial.params, {"nfe": nfe}, memory.trials[trial.number].system_attrs)))
         return found
 
     def drafts(self, number: int, before: Sequence[FrozenTrial]) -> list[Draft]:
@@ -67,10 +74,17 @@ class Proposals:
         return optuna.trial.create_trial(
             state=TrialState.PRUNED,
             params=draft.params,
-            distributions=self._distributions,
+            distributions=self._distributions[draft.user_attrs["nfe"]],
             user_attrs=dict(draft.user_attrs),
             system_attrs=dict(draft.system_attrs),
         )
+
+    def _guests(self, which: int, before: Sequence[FrozenTrial]) -> Iterator[Params]:
+        """The best few schedules of the budgets beside, with a step inserted or deleted, wherever that can be."""
+        budgets, spaces = self._campaign.budgets, self._campaign.spaces
+        for beside in (*budgets[max(0, which - 1) : which], *budgets[which + 1 : which + 2]):
+            for trial in finishers(of_nfe(before, beside), self._campaign.settings.seeds.fit)[:VISITING]:
+                yield from map(spaces[budgets[which]].nearest, neighbours(spaces[beside].decode(trial.params), budgets[which]))
 
 
 def scored(trial: FrozenTrial, value: float) -> FrozenTrial:
@@ -81,9 +95,9 @@ def scored(trial: FrozenTrial, value: float) -> FrozenTrial:
 
 
 def explore(
-    campaign: Campaign, board: Board, study: optuna.Study, known: Sequence[Known], mirror: tracker.Mirror
-) -> tuple[list[FrozenTrial], Cost]:
-    """Every trial of the study once its budget is spent, and what they cost. The first are the known solvers that lie in the space."""
+    campaign: Campaign, board: Board, study: optuna.Study, known: Mapping[int, Sequence[Known]], mirror: tracker.Mirror
+) -> list[FrozenTrial]:
+    """Every trial of the study once its budget is spent. The first of each NFE are warm starts and the known solvers in the space."""
     budget, proposals = campaign.settings.budget, Proposals(campaign, known)
     trials = storage.finished(study)
     if len(trials) < budget.trials:
@@ -91,21 +105,22 @@ def explore(
     race = Race(campaign.on("fit"), campaign.objective, budget.blocks, budget.risk)
     task = campaign.progress.add_task("search", total=budget.trials)
     while True:
-        best = min((t.value for t in trials if t.value is not None), default=math.inf)
-        campaign.progress.update(task, completed=len(trials), description=f"search, best {best:.4f}")
-        if len(trials) >= budget.trials:
-            return trials, cost_of(campaign, trials)
         generation = len(trials) // budget.generation
+        here = campaign.at(campaign.budgets[generation % len(campaign.budgets)])
+        best = min((t.value for t in of_nfe(trials, here.nfe) if t.value is not None), default=math.inf)
+        campaign.progress.update(task, completed=len(trials), description=f"search at NFE {here.nfe}, best {best:.4f}")
+        if len(trials) >= budget.trials:
+            return trials
         first = generation * budget.generation
         before, numbers = trials[:first], range(len(trials), min(first + budget.generation, budget.trials))
         [told] = board.together("proposals", [generation], lambda _, g=generation, b=before: [proposals.drafts(g, b)])
         proposed = dict(enumerate(map(proposals.trial, msgspec.convert(told, list[Draft])), first))
 
         def score(mine: list[int], proposed: dict[int, FrozenTrial] = proposed, best: float = best) -> list[Outcome]:
-            found = run(campaign, race, [proposed[n] for n in mine], incumbent(campaign, before))  # noqa: B023 (called at once)
+            found = run(here, race, [proposed[n] for n in mine], incumbent(here, of_nfe(before, here.nfe)))  # noqa: B023 (called at once)
             for number, outcome in zip(mine, found, strict=True):
                 best = min(best, math.inf if outcome.value is None else outcome.value)
-                mirror.trial(number, outcome.value, best)
+                mirror.trial(number, here.nfe, outcome.value, best)  # noqa: B023 (as above)
             return found
 
         outcomes = msgspec.convert(board.together("search", numbers, score), list[Outcome])
@@ -127,24 +142,33 @@ def finish(trial: FrozenTrial, outcome: Outcome) -> FrozenTrial:
     return scored(trial, math.inf if outcome.value is None else outcome.value)
 
 
-def incumbent(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Tableau | None:
-    """The best table so far, against which the next ones race: of the trials that were scored on every fit seed."""
-    seeds = campaign.settings.seeds.fit
+def of_nfe(trials: Sequence[FrozenTrial], nfe: int) -> list[FrozenTrial]:
+    """The trials of one NFE."""
+    return [trial for trial in trials if trial.user_attrs["nfe"] == nfe]
+
+
+def finishers(trials: Sequence[FrozenTrial], seeds: int) -> list[FrozenTrial]:
+    """The trials that were scored on every fit seed, best first."""
     whole = [trial for trial in trials if trial.value is not None and trial.user_attrs.get("seeds", seeds) == seeds]
-    best = min(whole, key=lambda trial: trial.value or 0.0, default=None)
-    return best and compile(campaign.space.decode(best.params))
+    return sorted(whole, key=lambda trial: trial.value or 0.0)
 
 
-def cost_of(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Cost:
+def incumbent(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Tableau | None:
+    """The best table so far, against which the next ones race."""
+    best = finishers(trials, campaign.settings.seeds.fit)
+    return compile(campaign.space.decode(best[0].params)) if best else None
+
+
+def cost_of(trials: Sequence[FrozenTrial]) -> Cost:
     """What the trials cost: nfe evaluations per seed they saw, and what the network did (shared beginnings once, incumbents again)."""
-    asked = sum(trial.user_attrs.get("seeds", 0) for trial in trials) * campaign.settings.nfe
+    asked = sum(trial.user_attrs.get("seeds", 0) * trial.user_attrs["nfe"] for trial in trials)
     return Cost(asked, sum(trial.user_attrs.get("evaluations", 0) for trial in trials))
 
 
 def enqueued(campaign: Campaign, known: Sequence[Known]) -> list[tuple[Params, str]]:
-    """The known solvers from which the search starts: of those that lie in the space, the best of the best kinds and the best few."""
+    """Where the search at one NFE starts: warm starts, then the known solvers in the space, the best of the best kinds and the best few."""
+    found = [(campaign.space.nearest(fitted(start.schedule, campaign.nfe)), start.origin) for start in campaign.warm]
     chosen = [*baselines.best_per_solver(known)[:12], *known[:8]]
-    found: list[tuple[Params, str]] = []
     for item in [item for index, item in enumerate(chosen) if item not in chosen[:index]]:
         try:
             found.append((campaign.space.encode(baselines.schedule(item, campaign.teacher)), item.name))
