@@ -8,11 +8,10 @@ from pathlib import Path
 from rich.table import Table
 
 from search import page
-from search.page import Cell, Picture, count, duration, interval_cell, number
+from search.page import Cell, Picture, count, duration, interval_cell, number, ratio_cell
 from search.result import Front
 from solvers.atomic import write_atomically
 
-HEADER = ("NFE", "ratio", "LPIPS ratio", "RMSE found", "RMSE best known", "best known", "file")
 NOTE = """<p class=note>RMSE to the teacher over seeds and pixels, in network units, on the test seeds; ratio: RMSE over the best known
 solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds. Every file has a report beside it.</p>"""
 
@@ -31,9 +30,14 @@ def headline(front: Front) -> tuple[str, str]:
 
 def table(front: Front) -> Table:
     """Found and best known at every NFE, for the terminal."""
-    *header, _ = HEADER  # files are told below it
-    rows = [row[:-1] for row in _scores(front)]
-    return page.terminal(header, rows, f"{front.model}, {front.seeds.get('test', 0)} test seeds", " ".join(headline(front)), None)
+    rows = [{name: cell for name, cell in row.items() if name != "file"} for row in _scores(front)]  # files are told below it
+    return page.terminal(
+        [*rows[0]],
+        [[*row.values()] for row in rows],
+        f"{front.model}, {front.seeds.get('test', 0)} test seeds",
+        " ".join(headline(front)),
+        None,
+    )
 
 
 def write(directory: Path, front: Front) -> Path:
@@ -59,21 +63,30 @@ def write(directory: Path, front: Front) -> Path:
     ]
     for picture in made:
         write_atomically(directory / "pictures" / f"{picture.name}.png", picture.png)
-    body = page.section("On the test seeds", page.table(HEADER, _scores(front), "Scores on the test seeds", "front"), NOTE)
+    rows = _scores(front)
+    scores = page.table([*rows[0]], [[*row.values()] for row in rows], "Scores on the test seeds", "front")
     title = f"{front.model}, {front.parts[0].nfe} to {count(front.parts[-1].nfe, 'evaluation')}"
-    whole = page.document(title, headline(front), body + page.pictures(made) + page.facts(_facts(front)))
+    whole = page.document(
+        title, headline(front), page.section("On the test seeds", scores, NOTE) + page.pictures(made) + page.facts(_facts(front))
+    )
     return write_atomically(directory / "report.html", whole.encode())
 
 
-def _scores(front: Front) -> list[list[Cell]]:
-    rows: list[list[Cell]] = []
-    for part in front.parts:
-        ratios = [part.found.ratio, part.found.lpips_ratio]
-        ours, perceived = (Cell(f"{r.value:.2f}", f"{r.low:.2f} to {r.high:.2f}") if r else Cell("") for r in ratios)
-        errors = interval_cell(part.found.rmse), interval_cell(part.baseline.rmse)
-        file = "/".join(Path(part.schedule_file).parts[-2:])
-        rows.append([Cell(str(part.nfe)), ours, perceived, *errors, Cell(part.baseline.name), Cell(file)])
-    return rows
+def _scores(front: Front) -> list[dict[str, Cell]]:
+    """A row for every NFE, by column."""
+    perceptual = all(part.found.lpips_ratio for part in front.parts)
+    return [
+        {
+            "NFE": Cell(str(part.nfe)),
+            "ratio": ratio_cell(part.found.ratio),
+            **({"LPIPS ratio": ratio_cell(part.found.lpips_ratio)} if perceptual and part.found.lpips_ratio else {}),
+            "RMSE found": interval_cell(part.found.rmse),
+            "RMSE best known": interval_cell(part.baseline.rmse),
+            "best known": Cell(part.baseline.name),
+            "file": Cell("/".join(Path(part.schedule_file).parts[-2:])),
+        }
+        for part in front.parts
+    ]
 
 
 def _facts(front: Front) -> dict[str, str]:
@@ -85,8 +98,8 @@ def _facts(front: Front) -> dict[str, str]:
         "objective": front.objective,
         "seeds": ", ".join(f"{n:,} {block}" for block, n in front.seeds.items()) + " (disjoint)",
         "teacher": f"{front.teacher_nfe:,} evaluations, own error {front.teacher_error:.2g} RMSE",
-        "trials": f"{sum(trials.values()):,}, every NFE in turn {front.generation}: "
-        + ", ".join(f"{count(n, 'trial')} at {nfe}" for nfe, n in trials.items()),
+        "trials": f"{sum(trials.values()):,}, of every NFE {front.generation} in turn: "
+        + ", ".join(f"{n:,} at {nfe}" for nfe, n in trials.items()),
         "known solvers": ", ".join(f"{part.known:,} at {part.nfe}" for part in front.parts),
         **{f"cost, {who}": f"{c.logical:,} evaluations of one sample, {c.physical:,} run" for who, c in cost.items()},
         "time": duration(front.seconds),

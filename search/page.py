@@ -96,6 +96,11 @@ def interval_cell(interval: Interval) -> Cell:
     return Cell(number(interval.value), f"{number(interval.low)} to {number(interval.high)}")
 
 
+def ratio_cell(interval: Interval) -> Cell:
+    """A ratio, its interval small beside it."""
+    return Cell(f"{interval.value:.2f}", f"{interval.low:.2f} to {interval.high:.2f}")
+
+
 def percent(part: float) -> str:
     """A part of one."""
     return f"{100 * part:.0f} %" if part >= 0.1 else f"{100 * part:.2g} %"

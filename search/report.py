@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from search import page
-from search.page import Cell, Picture, count, duration, interval_cell, number, percent, ratio_words
+from search.page import Cell, Picture, count, duration, interval_cell, number, percent, ratio_cell, ratio_words
 from search.result import Result, Scored
 from solvers import SolverSchedule
 from solvers.atomic import write_atomically
@@ -159,4 +159,4 @@ def _page(result: Result, schedule: SolverSchedule, made: Sequence[Picture], ima
 def _relative(scored: Scored, baseline: Scored) -> Cell:
     if scored is baseline:
         return Cell("1")
-    return Cell(f"{scored.ratio.value:.2f}", f"{scored.ratio.low:.2f} to {scored.ratio.high:.2f}")
+    return ratio_cell(scored.ratio)
