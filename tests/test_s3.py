@@ -101,3 +101,24 @@ def test_on_a_bent_surface_the_predictor_ranks_what_comes_next_better_than_a_str
     assert found[-1].taus["process"] > 0.5
     assert found[-1].taus["process"] > found[-1].taus["linear"]
     assert ranked(study.trials[:30], SPACE) == []
+
+
+def test_guests_breed_beside_the_best_trials():
+    study = optuna.create_study()
+    far = random_far(20)
+    study.add_trials([optuna.trial.create_trial(params=p, distributions=SPACE, value=bowl(p)) for p in far])
+    shares = []
+    for guests in ([], [far[0] | {"gap1": 0.1}]):
+        study.set_user_attr("guests", guests)
+        proposed = []
+        for seed in range(100):
+            study.sampler = S3Sampler(seed=seed, pool=1)
+            proposed.append(study.ask(SPACE).params["gap1"])
+        shares.append(np.mean([gap < 0.4 for gap in proposed]))
+    assert shares[0] < 0.05
+    assert 0.1 < shares[1] < 0.5
+
+
+def random_far(count: int) -> list[dict]:
+    study = optimised(optuna.samplers.RandomSampler(seed=3), count)
+    return [trial.params | {"gap1": 0.7 + 0.3 * trial.params["gap1"]} for trial in study.trials]
