@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial
 from search import baselines, front_report, result, tracker
 from search.campaign import Campaign
 from search.conclude import conclude
+from search.proposals import finishers, of_nfe
 from search.result import Cost, Front, Known, Moment, Part, Result
-from search.study import cost_of, finishers, of_nfe
+from search.study import cost_of
 
 
 def hypervolume(errors: Mapping[int, float], reference: tuple[int, float]) -> float:

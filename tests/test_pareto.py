@@ -104,6 +104,8 @@ def test_a_front_killed_in_the_middle_goes_on_to_the_same_trials_and_files_and_i
     assert trials(directory) == trials(whole)
     assert [part.schedule_id for part in again.parts] == [part.schedule_id for part in front.parts]
     assert small(directory, **FRONT) == again
+    (directory / "front.json").unlink()  # as if killed after the last budget was concluded: no test seed is read again
+    assert small(directory, **FRONT).parts == again.parts
 
 
 def test_a_sampler_of_one_objective_makes_fronts_too(tmp_path):
