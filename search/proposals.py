@@ -67,11 +67,13 @@ class Proposals:
         )
 
     def _guests(self, which: int, before: Sequence[FrozenTrial]) -> Iterator[Params]:
-        """The best few schedules of the budgets beside, with a step inserted or deleted, wherever that can be."""
-        budgets, spaces = self._campaign.budgets, self._campaign.spaces
+        """The best few schedules of the budgets beside, if they are new, with a step inserted or deleted, wherever that can be."""
+        settings, budgets, spaces = self._campaign.settings, self._campaign.budgets, self._campaign.spaces
+        last = len(before) - len(budgets) * settings.budget.generation  # when it was this budget's turn
         for beside in (*budgets[max(0, which - 1) : which], *budgets[which + 1 : which + 2]):
-            for trial in finishers(of_nfe(before, beside), self._campaign.settings.seeds.fit)[:VISITING]:
-                yield from map(spaces[budgets[which]].nearest, neighbours(spaces[beside].decode(trial.params), budgets[which]))
+            best = finishers(of_nfe(before, beside), settings.seeds.fit)[:VISITING]
+            for schedule in [spaces[beside].decode(trial.params) for trial in best if trial.number >= last]:
+                yield from map(spaces[budgets[which]].nearest, neighbours(schedule, budgets[which]))
 
 
 def of_nfe(trials: Sequence[FrozenTrial], nfe: int) -> list[FrozenTrial]:

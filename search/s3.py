@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.predictor import Array, Points, Predictor
 
-GUESTS = 0.25  # of the children, where there are guests
+GUESTS = 0.125  # of the proposals are children of guests, where there are guests
 
 
 class Encoding:
@@ -124,12 +124,12 @@ class S3Sampler(BaseSampler):
         return self._fitted[1]
 
     def _breed(self, rng: np.random.Generator, parents: Points, guests: Points, encoding: Encoding) -> Points:
-        """A pool of children, some the guests'. Every one has its own scale, its own share of moved numbers and changed words."""
+        """A pool of children, now and then the guests'. Every one has its own scale, its own share of moved numbers and changed words."""
         count, n = self._pool, len(parents.numbers)
         steps = {key: k for k, key in enumerate(sorted({_step(name) for name in encoding.distributions}))}
         first, second = (np.minimum(rng.geometric(3.0 / n, count) - 1, n - 1) for _ in range(2))
-        if len(guests.numbers):
-            first = np.where(rng.random(count) < GUESTS, n + rng.integers(0, len(guests.numbers), count), first)
+        if len(guests.numbers) and rng.random() < GUESTS:
+            first = n + rng.integers(0, len(guests.numbers), count)
             parents = parents + guests
         mixed = rng.random((count, len(steps))) < np.where(rng.random((count, 1)) < 0.5, 0.0, 0.3)
         numbers, words = parents.numbers[first].copy(), parents.words[first].copy()

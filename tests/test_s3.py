@@ -111,12 +111,12 @@ def test_guests_breed_beside_the_best_trials():
     for guests in ([], [far[0] | {"gap1": 0.1}]):
         study.set_user_attr("guests", guests)
         proposed = []
-        for seed in range(100):
+        for seed in range(200):
             study.sampler = S3Sampler(seed=seed, pool=1)
             proposed.append(study.ask(SPACE).params["gap1"])
         shares.append(np.mean([gap < 0.4 for gap in proposed]))
-    assert shares[0] < 0.05
-    assert 0.1 < shares[1] < 0.5
+    assert shares[0] < 0.03
+    assert 0.05 < shares[1] < 0.25  # one proposal in eight
 
 
 def random_far(count: int) -> list[dict]:
