@@ -6,7 +6,8 @@ proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here le
 Parameters whose names end in the same number are one step and are inherited together.
 
 Guests are parents that nobody has scored: what another study found, made to fit this one (a schedule of another budget with
-a step inserted or deleted: search.moves). They are the parameter sets in the study's user attribute "guests", if it has one.
+a step inserted or deleted: search.moves), bred from in one proposal of eight. They are the parameter sets in the study's user
+attribute "guests", if it has one.
 """
 
 import re
