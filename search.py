@@ -1,4 +1,4 @@
-"""Run a study over a space of schedules: `python search.py model=digits nfe=5`. Settings: conf/search.yaml."""
+"""Run a study over a space of schedules: `python search.py model=digits nfe=5`, or nfe=3..10. Settings: conf/search.yaml."""
 
 import sys
 
@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from conf.entry import start
+from search import front_report, report
 from search.errors import CampaignError
 from search.perceptual import PerceptualError
-from search.report import table
+from search.result import Result
 from search.run import run
 from search.settings import settings
 from solvers import ScheduleError
@@ -33,8 +34,10 @@ def main(config: DictConfig) -> None:
         sys.exit("stopped; the same command goes on from here")
     if outcome is None:  # another worker concludes
         return
-    console.print(table(outcome))
-    console.print(f"schedule: {outcome.schedule_file}\nreport:   {outcome.schedule_file.rsplit('/', 1)[0]}/report.html")
+    console.print(report.table(outcome) if isinstance(outcome, Result) else front_report.table(outcome))
+    for file in outcome.schedule_files:
+        console.print(f"schedule: {file}")
+    console.print(f"report:   {outcome.report}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A campaign: settings, the things they name, and the directory that belongs to them.
 
 A directory belongs to one question (model, budget, seeds, space ...), and so does a study: another question there is refused.
-Any number of workers may share both (search.board).
+Any number of workers may share both (search.board). A campaign over several NFE has a part for each: a campaign over that
+NFE alone, in a directory inside.
 """
 
 import json
@@ -9,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from search.evaluate import Evaluator
 from search.objective import Objective, looks, objective
 from search.settings import Seeds, Settings
 from search.space import Space
+from search.warm import Start, starts
 from solvers import Tableau
 from solvers.atomic import write_atomically
 from teacher import models, trajectories
@@ -30,12 +32,13 @@ from teacher.trajectories import Targets
 
 @dataclass(frozen=True)
 class Campaign:
-    """What every stage needs: the settings and what they name."""
+    """What every stage needs: the settings and what they name. spaces: by NFE."""
 
     settings: Settings
     directory: Path
     teacher: Teacher
-    space: Space
+    spaces: dict[int, Space]
+    warm: tuple[Start, ...]
     objective: Objective
     progress: Progress
     evaluators: dict[str, Evaluator] = field(default_factory=dict[str, Evaluator])
@@ -44,6 +47,28 @@ class Campaign:
     def name(self) -> str:
         """The campaign's name, that of its directory."""
         return self.directory.name
+
+    @property
+    def budgets(self) -> list[int]:
+        """Its NFE, ascending."""
+        return list(self.spaces)
+
+    def at(self, nfe: int) -> "Campaign":
+        """The part that is one NFE: the campaign itself, if it has no other."""
+        if self.budgets == [nfe]:
+            return self
+        return replace(self, directory=self.directory / f"{self.name}-nfe{nfe}", spaces={nfe: self.spaces[nfe]})
+
+    @property
+    def nfe(self) -> int:
+        """Of a campaign over one."""
+        (nfe,) = self.budgets
+        return nfe
+
+    @property
+    def space(self) -> Space:
+        """Of a campaign over one NFE."""
+        return self.spaces[self.nfe]
 
     def on(self, block: trajectories.Block) -> Evaluator:
         """The evaluator of a block; the teacher's images come from the cache or are solved now."""
@@ -77,24 +102,26 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     teacher = models.load(settings.model.name, **settings.model.options)
     words: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
     try:
-        space = Space(teacher.process, teacher.start, teacher.end, settings.nfe, **words, given=dict(teacher.knobs))
+        given = dict(teacher.knobs)
+        spaces = {nfe: Space(teacher.process, teacher.start, teacher.end, nfe, **words, given=given) for nfe in settings.nfe}
     except TypeError:
         raise CampaignError(f"The space does not take all of {', '.join(words)}.") from None
     for name in (*settings.perceptual, *settings.compare):
         if len(teacher.shape) == 3 or not looks(name):
             objective(name)  # missing LPIPS weights are found now, not after the search
     aim = objective(settings.objective)
-    if space.eta[1] and aim.kind == "seeds":
+    if spaces[settings.nfe[0]].eta[1] and aim.kind == "seeds":
         raise CampaignError(
             f"Steps that inject noise (space.eta) leave the teacher's trajectories, so {aim.name!r} cannot judge them: "
             "choose an objective that compares sets, such as objective=frechet-alex."
         )
-    return Campaign(settings, directory_of(settings), teacher, space, aim, progress)
+    return Campaign(settings, directory_of(settings), teacher, spaces, starts(settings.warm, teacher), aim, progress)
 
 
 def directory_of(settings: Settings) -> Path:
-    """Where the campaign lives: as said, or campaigns/MODEL-nfeN."""
-    return Path(settings.directory or f"campaigns/{settings.model.name.replace('/', '_').replace(':', '_')}-nfe{settings.nfe}")
+    """Where the campaign lives: as said, or campaigns/MODEL-nfeN, over several NFE campaigns/MODEL-nfeN-M."""
+    budgets = "-".join(str(nfe) for nfe in dict.fromkeys((settings.nfe[0], settings.nfe[-1])))
+    return Path(settings.directory or f"campaigns/{settings.model.name.replace('/', '_').replace(':', '_')}-nfe{budgets}")
 
 
 QUESTION = ["model", "nfe", "space", "sampler", "objective", "perceptual", "compare", "seeds", "budget", "tolerance", "seed"]
@@ -104,7 +131,8 @@ def question(campaign: Campaign) -> dict[str, Any]:
     """Everything that decides the answer: what a directory belongs to."""
     settings = msgspec.to_builtins(campaign.settings)
     ours = {name: settings[name] for name in QUESTION}
-    return json.loads(json.dumps(ours | {"digest": campaign.teacher.digest}))  # as it will be read back
+    ours |= {"digest": campaign.teacher.digest, "warm": [start.id for start in campaign.warm]}
+    return json.loads(json.dumps(ours))  # as it will be read back
 
 
 def claim(campaign: Campaign) -> None:

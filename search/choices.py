@@ -98,7 +98,7 @@ class Choices:
         return words | {f"{name}_": value for name, value in further.items()}
 
 
-def nearest(distribution: BaseDistribution, wanted: Any = None) -> Any:
+def closest(distribution: BaseDistribution, wanted: Any = None) -> Any:
     """The value nearest to the one wanted; the first without a wish."""
     if isinstance(distribution, CategoricalDistribution):
         return wanted if wanted in distribution.choices else distribution.choices[0]

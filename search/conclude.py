@@ -1,4 +1,4 @@
-"""The end of a campaign: choose among the finalists on `select`, read `test` once, write the files."""
+"""The end of a campaign over one NFE: choose among the finalists on `select`, read `test` once, write the files."""
 
 import json
 import platform
@@ -12,9 +12,8 @@ import msgspec
 import torch
 from optuna.trial import FrozenTrial
 
-from search import baselines, report, result, tracker, tune
+from search import baselines, report, result, tracker
 from search.agreement import agreement
-from search.board import Board
 from search.campaign import Campaign, cores, question
 from search.errors import CampaignError
 from search.fit import Fit, Learner
@@ -25,6 +24,7 @@ from search.result import Cost, Finished, Interval, Known, Result, Scored
 from search.s3 import UNFILTERED
 from search.starts import Start, of_known
 from search.statistics import interval, jackknife, jackknife_ratio, ratio
+from search.study import cost_of
 from solvers import Provenance, ScheduleFile, Score, SolverSchedule, Tableau, compile, save
 from solvers.atomic import write_atomically
 from teacher import cache, trajectories
@@ -35,14 +35,14 @@ POLISHED = 3  # finalists a learner starts from, beside the best of starts.of_kn
 
 def conclude(
     campaign: Campaign,
-    board: Board,
     known: Sequence[Known],
+    known_cost: Cost,
+    curves: Sequence[Known],
     trials: Sequence[FrozenTrial],
-    costs: tuple[Cost, Cost],
     mirror: tracker.Mirror,
     started: float,
 ) -> Result:
-    """Choose on `select`, report on `test`, write the files."""
+    """Choose on `select`, report on `test`, write the files. curves: known solvers at this and other budgets, to draw."""
     settings, teacher = campaign.settings, campaign.teacher
     best_first = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: settings.budget.finalists]
     if not best_first:
@@ -56,7 +56,6 @@ def conclude(
     if settings.learner:
         entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
         ours = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known)[:1]])
-    curves = tune.other_budgets(campaign, board, known)
     reads = _count_read(campaign)
     test = campaign.on("test")
     targets = test.targets
@@ -73,7 +72,7 @@ def conclude(
     chosen = dict(zip((t.number for t in best_first), select, strict=True))
     outcome = Result(
         model=teacher.name,
-        nfe=settings.nfe,
+        nfe=campaign.nfe,
         objective=settings.objective,
         found=scored[0],
         baseline=scored[1],
@@ -89,8 +88,8 @@ def conclude(
         teacher_error=targets.error,
         seeds=msgspec.to_builtins(settings.seeds),
         calls_per_evaluation=teacher.calls,
-        search_cost=costs[0],
-        known_cost=costs[1],
+        search_cost=cost_of(trials),
+        known_cost=known_cost,
         seconds=time.monotonic() - started,
         test_reads=reads,
         ranks=tuple(ranked(trials, campaign.space.distributions())),
@@ -104,8 +103,7 @@ def conclude(
     report.write(campaign.directory, outcome, ours.steps, rivals[0].steps, shown)
     result.write(outcome, campaign.directory / "result.json")
     state_of(campaign.directory / "learner").unlink(missing_ok=True)
-    mirror.schedule(path, {"nfe": settings.nfe, "id": file.id, "ratio": scored[0].ratio.value})
-    mirror.close({"test/rmse": scored[0].rmse.value, "test/ratio": scored[0].ratio.value})
+    mirror.schedule(path, {"nfe": campaign.nfe, "id": file.id, "ratio": scored[0].ratio.value})
     return outcome
 
 

@@ -57,7 +57,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CampaignError(
                 "Say what to start from: schedule=FILE or schedule=FILE,FILE, or a model=... and nfe=... to tune known solvers."
             )
-        own = Settings(self.model, self.nfe, seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance)
+        own = Settings(self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance)
         return msgspec.structs.replace(own, directory=self.directory or f"{directory_of(own)}-known")
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: error against evaluations, the search's progress, the steps, and samples side by side.
+"""The pictures of reports: error against evaluations, the search's progress, the steps, and samples side by side.
 
 Every function returns a matplotlib Figure on an Agg canvas of its own; no global plotting state is left behind. Colours are
 those of Okabe and Ito, which stay apart in the common kinds of colour blindness; found and best known keep theirs everywhere.
@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from torch import Tensor
 
 from search.fit import Entry
-from search.result import Result, Scored
+from search.result import WARM, Front, Result, Scored
 from solvers import SolverSchedule
 
 DPI, COLUMNS = 130, 10
@@ -103,20 +103,55 @@ def _point(axes: Axes, scored: Scored, look: Mapping[str, Any], label: str) -> N
 
 
 @_styled
+def front(outcome: Front) -> Figure:
+    """Error on `test` against evaluations: the found schedules and the best tuned known solver of every NFE."""
+    figure = _figure(6, 5.2)
+    axes = _log_axes(figure, "network evaluations per sample (NFE)", "rmse")
+    for look, label, side in (
+        ({"marker": "o", "color": KNOWN, "mfc": "white", "ms": 7}, "best known, tuned at every NFE", [p.baseline for p in outcome.parts]),
+        ({"marker": "*", "color": FOUND, "ms": 11}, "found", [p.found for p in outcome.parts]),
+    ):
+        axes.plot([s.nfe for s in side], [s.rmse.value for s in side], color=look["color"], lw=1.4)
+        for k, one in enumerate(side):
+            _point(axes, one, look, label if k == 0 else "")
+    return _finished(figure, axes)
+
+
+@_styled
+def hypervolume(outcome: Front) -> Figure:
+    """The hypervolume over the evaluations spent, and that of the known solvers."""
+    figure = _figure(6, 5.2)
+    words = "hypervolume (decades of error x NFE)"
+    axes = figure.add_subplot(xlabel="evaluations of one sample spent by the search (thousands)", ylabel=words)
+    axes.grid()
+    moments = outcome.hypervolume
+    spent, gained = [m.evaluations / 1000 for m in moments], [m.hypervolume for m in moments]
+    axes.step(spent, gained, where="post", color=FOUND, lw=2, label="found so far")
+    axes.axhline(outcome.known_hypervolume, color=KNOWN, ls=(0, (4, 3)), lw=1.4, label="best known solvers")
+    axes.set_ylim(0, 1.08 * max(*gained, outcome.known_hypervolume) or 1)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+@_styled
 def progress(result: Result) -> Figure:
     """Every trial's value on `fit`, the best so far, and the best known solver's value there."""
     figure = _figure(6, 5.2)
     axes = _log_axes(figure, "trial", result.objective)
     values = {t.number: t.fit for t in result.trials if t.fit and math.isfinite(t.fit)}
-    queued = [t.number for t in result.trials if t.origin and t.number in values]
-    searched = [number for number in values if number not in set(queued)]
+    origins = {t.number: t.origin for t in result.trials}
+    warm = [number for number in values if origins[number].startswith(WARM)]
+    queued = [number for number in values if origins[number] and number not in warm]
+    searched = [number for number in values if not origins[number]]
     known = min((item.fit for item in result.known if item.fit is not None), default=math.nan)
     ceiling = 20 * min((*values.values(), known)) if values else math.inf  # hopeless trials must not flatten the rest
     for numbers, style, label in (
         (searched, {"color": GREY, "alpha": 0.4, "marker": ".", "mew": 0, "ms": 7}, "searched"),
         (queued, {"color": KNOWN, "marker": "o", "mfc": "white", "ms": 5}, "known solver, queued"),
+        (warm, {"color": FOUND, "marker": "^", "mfc": "white", "ms": 5}, "warm start, queued"),
     ):
-        axes.plot(numbers, [min(values[n], ceiling) for n in numbers], ls="", label=label, **style)
+        if numbers:
+            axes.plot(numbers, [min(values[n], ceiling) for n in numbers], ls="", label=label, **style)
     if math.isfinite(known):
         axes.axhline(known, color=KNOWN, ls=(0, (4, 3)), lw=1.4, label="best known solver")
     numbers = sorted(values)

@@ -29,6 +29,9 @@ class Points:
     def __getitem__(self, index: NDArray[np.int64] | slice) -> "Points":
         return Points(self.numbers[index], self.words[index])
 
+    def __add__(self, other: "Points") -> "Points":
+        return Points(np.concatenate([self.numbers, other.numbers]), np.concatenate([self.words, other.words]))
+
 
 def _distances(a: Points, b: Points) -> tuple[Array, Array]:
     """Euclidean distances between numbers and the count of differing words, each [len(a), len(b)]."""

@@ -49,7 +49,7 @@ class Race:
         self.objective, self._level = objective, risk / max(1, blocks - 1)
         order = torch.randperm(seeds, generator=torch.Generator().manual_seed(seeds))
         self._blocks = [evaluator.on(part) for part in order.split(-(-seeds // blocks))]
-        self._incumbent: tuple[Tableau, Tensor] | None = None
+        self._incumbents: dict[int, tuple[Tableau, Tensor]] = {}
 
     @property
     def cost(self) -> Cost:
@@ -70,11 +70,12 @@ class Race:
         return [self._raced(torch.cat(errors), reference) for errors in seen]
 
     def _errors_of(self, incumbent: Tableau) -> Tensor:
-        """The incumbent's errors per seed, in the order of the blocks; kept as long as it is the incumbent."""
-        if self._incumbent is None or self._incumbent[0] != incumbent:
-            errors = torch.cat([block.errors([incumbent], self.objective.measure)[0] for block in self._blocks])
-            self._incumbent = (incumbent, errors)
-        return self._incumbent[1]
+        """The incumbent's errors per seed, in the order of the blocks; kept as long as it is its budget's incumbent."""
+        kept = self._incumbents.get(incumbent.nfe)
+        if kept is None or kept[0] != incumbent:
+            kept = (incumbent, torch.cat([block.errors([incumbent], self.objective.measure)[0] for block in self._blocks]))
+            self._incumbents[incumbent.nfe] = kept
+        return kept[1]
 
     def _raced(self, errors: Tensor, reference: Tensor | None) -> Raced:
         together, n = self.objective.together, len(errors)

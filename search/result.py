@@ -1,11 +1,17 @@
-"""What a finished campaign knows: plain records, one JSON file (result.json), read by the report, the table and the tracker."""
+"""What a finished campaign knows: plain records, one JSON file, read by the report, the table and the tracker.
+
+result.json holds the Result of a campaign over one NFE, or of one NFE; front.json the Front of a campaign over several.
+"""
 
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from search.fit import Learner
 from solvers.atomic import write_atomically
+
+WARM = "warm: "  # the origin of a trial that is from another campaign's file begins so
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -61,6 +67,7 @@ class Known(msgspec.Struct, frozen=True):
 class Finished(msgspec.Struct, frozen=True):
     """One trial of the search: its number, its value on `fit` (None if it diverged), and on `select` if it was a finalist.
 
+    origin: the known solver it is, or the file it is from; empty if the search proposed it.
     seeds: how many fit seeds it saw; fewer than all if it was stopped, and then its value is an estimate.
     """
 
@@ -143,18 +150,97 @@ class Result(msgspec.Struct, frozen=True):
     abstained: int = 0
     agreement: Agreement | None = None
 
+    @property
+    def schedule_files(self) -> tuple[str, ...]:
+        """What it wrote."""
+        return (self.schedule_file,)
 
-def write(result: Result, path: Path) -> None:
+    @property
+    def report(self) -> Path:
+        """The page beside its file."""
+        return Path(self.schedule_file).parent / "report.html"
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """For the tracker."""
+        return {"test/rmse": self.found.rmse.value, "test/ratio": self.found.ratio.value}
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One NFE of a front: what was found and the best tuned known solver on test seeds, and how many were tried."""
+
+    nfe: int
+    found: Scored
+    baseline: Scored
+    schedule_file: str
+    schedule_id: str
+    trials: int
+    known: int
+    test_reads: int
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """The hypervolume once so many evaluations of one sample were spent."""
+
+    evaluations: int
+    hypervolume: float
+
+
+class Front(msgspec.Struct, frozen=True):
+    """The outcome of a campaign over several NFE.
+
+    reference     the hypervolumes' reference point: one evaluation more than the most, the best known solvers' largest error on `fit`
+    hypervolume   of the best trials so far, after every trial; on `fit`
+    generation    trials of one NFE in a row
+    """
+
+    model: str
+    objective: str
+    parts: tuple[Part, ...]
+    reference: tuple[int, float]
+    hypervolume: tuple[Moment, ...]
+    known_hypervolume: float
+    generation: int
+    seeds: dict[str, int]
+    teacher_nfe: int
+    teacher_error: float
+    search_cost: Cost
+    known_cost: Cost
+    seconds: float
+    machine: str
+    learner: Learner | None = None
+
+    @property
+    def schedule_files(self) -> tuple[str, ...]:
+        """What it wrote, by NFE."""
+        return tuple(part.schedule_file for part in self.parts)
+
+    @property
+    def report(self) -> Path:
+        """The page about all of them; each has one of its own beside its file."""
+        return Path(self.schedule_files[0]).parents[1] / "report.html"
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """For the tracker."""
+        ratios = {f"test/nfe{part.nfe}/ratio": part.found.ratio.value for part in self.parts}
+        return ratios | {"search/hypervolume": self.hypervolume[-1].hypervolume}
+
+
+Record = TypeVar("Record", Result, Front)
+
+
+def write(outcome: Result | Front, path: Path) -> None:
     """Atomically."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")
 
 
-def read(path: Path) -> Result:
+def read(path: Path, kind: type[Record] = Result) -> Record:
     """The inverse of `write`."""
-    return msgspec.json.decode(path.read_bytes(), type=Result)
+    return msgspec.json.decode(path.read_bytes(), type=kind)
 
 
-def concluded(path: Path, learner: Learner | None) -> Result | None:
+def concluded(path: Path, learner: Learner | None, kind: type[Record] = Result) -> Record | None:
     """What `write` left there, if it is there and was polished as is asked now. No learner: as it is."""
-    found = read(path) if path.exists() else None
+    found = read(path, kind) if path.exists() else None
     return found if found and learner in (None, found.learner) else None

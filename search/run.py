@@ -14,16 +14,17 @@ from rich.progress import Progress
 
 from search import result, storage, tracker
 from search.board import Board
-from search.campaign import agree, campaign, claim, question
+from search.campaign import Campaign, agree, campaign, claim, question
 from search.conclude import conclude
-from search.result import Result
+from search.pareto import conclude_all
+from search.result import Front, Result
 from search.settings import Settings
 from search.study import explore
-from search.tune import tune_known
+from search.tune import other_budgets, tune_known
 
 
-def run(settings: Settings, progress: Progress) -> Result | None:
-    """Run, join or resume a campaign; returns what its result.json holds, or None where another worker concludes it.
+def run(settings: Settings, progress: Progress) -> Result | Front | None:
+    """Run, join or resume a campaign; returns what it found, or None where another worker concludes it.
 
     Raises the rooms' one-sentence errors for bad input.
     """
@@ -31,23 +32,35 @@ def run(settings: Settings, progress: Progress) -> Result | None:
     torch.set_num_threads(1)  # batches run side by side instead (search.evaluate)
     ours = campaign(settings, progress)
     claim(ours)
-    kept, home = ours.directory / "result.json", str(ours.directory.resolve())
-    if done := result.concluded(kept, settings.learner):
-        return done
+    home = str(ours.directory.resolve())
+    if kept := concluded(ours):
+        return kept
     base = storage.open_storage(settings.storage or f"sqlite:///{ours.directory / 'study.sqlite'}")
-    study = storage.open_study(base, ours.name)
+    study = storage.open_study(base, ours.name, len(ours.budgets))
     agree(question(ours), storage.note(study, "campaign", question(ours)), f"The study {ours.name!r} in the storage")
     with Board(base.engine, ours.name, settings.grace).at_work() as board:
-        known, known_cost = tune_known(ours, board)
+        tuned = {nfe: tune_known(ours.at(nfe), board) for nfe in ours.budgets}
         mirror = tracker.start(settings.tracker, ours.name, ours.directory, msgspec.to_builtins(settings))
-        trials, search_cost = explore(ours, board, study, known, mirror)
+        trials = explore(ours, board, study, {nfe: known for nfe, (known, _) in tuned.items()}, mirror)
         with board.only("conclusion") as other:
-            if done := result.concluded(kept, settings.learner):
-                return done
+            if kept := concluded(ours):
+                return kept
             where = study.user_attrs.get("report", home)
             if other or where != home:
                 progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")
                 return None
-            outcome = conclude(ours, board, known, trials, (search_cost, known_cost), mirror, started)
+            if len(ours.budgets) > 1:
+                outcome = conclude_all(ours, tuned, trials, mirror, started)
+            else:
+                ((known, cost),) = tuned.values()
+                outcome = conclude(ours, known, cost, other_budgets(ours, board, known), trials, mirror, started)
+            mirror.close(outcome.summary)
             storage.note(study, "report", home)
             return outcome
+
+
+def concluded(campaign: Campaign) -> Result | Front | None:
+    """What the campaign left when it was done, if it was, and was polished as is asked now."""
+    if len(campaign.budgets) > 1:
+        return result.concluded(campaign.directory / "front.json", campaign.settings.learner, Front)
+    return result.concluded(campaign.directory / "result.json", campaign.settings.learner)

@@ -4,6 +4,10 @@ For every proposal a pool of children is bred from the best trials: crossover be
 words and numbers on many scales at once (so no scale has to be tuned); then the predictor's optimistic best of the pool is
 proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here learns from every trial of the study).
 Parameters whose names end in the same number are one step and are inherited together.
+
+Guests are parents that nobody has scored: what another study found, made to fit this one (a schedule of another budget with
+a step inserted or deleted: search.moves), bred from in one proposal of eight. They are the parameter sets in the study's user
+attribute "guests", if it has one.
 """
 
 import re
@@ -22,6 +26,8 @@ from search.predictor import Array, Points, Predictor, backwards
 
 UNFILTERED = "s3:unfiltered"
 
+GUESTS = 0.125  # of the proposals are children of guests, where there are guests
+
 
 class Encoding:
     """Between Optuna's parameters and points: numbers scaled to [0, 1], words as indices."""
@@ -37,8 +43,10 @@ class Encoding:
         """The points of many parameter sets."""
         numbers = [[self._scaled(name, params[name]) for name in self.numbers] for params in trials]
         words = [[int(self.distributions[name].to_internal_repr(params[name])) for name in self.words] for params in trials]
-        shape = (len(trials), -1)
-        return Points(np.array(numbers, dtype=np.float64).reshape(shape), np.array(words, dtype=np.int64).reshape(shape))
+        return Points(
+            np.array(numbers, dtype=np.float64).reshape(len(trials), len(self.numbers)),
+            np.array(words, dtype=np.int64).reshape(len(trials), len(self.words)),
+        )
 
     def params(self, numbers: Array, words: NDArray[np.int64]) -> dict[str, Any]:
         """The parameters of one point."""
@@ -110,7 +118,8 @@ class S3Sampler(BaseSampler):
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
         learnt = self._learn(done, sign, Encoding(search_space))
-        children, chosen = self._breed(rng, learnt.parents, learnt.encoding), 0
+        guests = learnt.encoding.points(study.user_attrs.get("guests", ()))
+        children, chosen = self._breed(rng, learnt.parents, guests, learnt.encoding), 0
         if learnt.predictor is not None:
             mean, spread = learnt.predictor.predict(children)
             chosen = int(np.argmin(mean - rng.uniform(0.0, 1.5) * spread))
@@ -133,11 +142,14 @@ class S3Sampler(BaseSampler):
             self._learnt = _Learnt(len(done), encoding, _apart(points[best], self._parents), predictor)
         return self._learnt
 
-    def _breed(self, rng: np.random.Generator, parents: Points, encoding: Encoding) -> Points:
-        """A pool of children. Every one has its own scale, its own share of moved numbers and changed words."""
+    def _breed(self, rng: np.random.Generator, parents: Points, guests: Points, encoding: Encoding) -> Points:
+        """A pool of children, now and then the guests'. Every one has its own scale, its own share of moved numbers and changed words."""
         count, n = self._pool, len(parents.numbers)
         steps = {key: k for k, key in enumerate(sorted({_step(name) for name in encoding.distributions}))}
         first, second = (np.minimum(rng.geometric(3.0 / n, count) - 1, n - 1) for _ in range(2))
+        if len(guests.numbers) and rng.random() < GUESTS:
+            first = n + rng.integers(0, len(guests.numbers), count)
+            parents = parents + guests
         mixed = rng.random((count, len(steps))) < np.where(rng.random((count, 1)) < 0.5, 0.0, 0.3)
         numbers, words = parents.numbers[first].copy(), parents.words[first].copy()
         for table, names, source in ((numbers, encoding.numbers, parents.numbers), (words, encoding.words, parents.words)):

@@ -1,5 +1,6 @@
 """What a campaign is told: plain records, checked when built. Hydra's files in conf/ are one way to write them."""
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -8,6 +9,7 @@ from search.errors import CampaignError
 from search.fit import Learner
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Evaluations = Annotated[int, msgspec.Meta(ge=1, le=64)]
 
 
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,8 +34,8 @@ class Seeds(_Settings, frozen=True):
 class Budget(_Settings, frozen=True):
     """How much is spent.
 
-    trials      candidates the search may score on `fit`
-    known       tuned known solvers, at least; none: as many as trials
+    trials      candidates the search may score on `fit`, of all NFE together; each NFE gets the same share, a generation in turn
+    known       tuned known solvers of each NFE, at least; none: as many as it has trials
     generation  candidates that are proposed and scored together
     blocks      blocks of fit seeds after each of which a candidate clearly worse than the best is stopped; 1: never
     risk        the chance to stop a candidate that is no worse
@@ -56,12 +58,18 @@ class Tracker(_Settings, frozen=True):
 
 
 class Settings(_Settings, frozen=True):
-    """One campaign: which model, which budget, where, how. learner: polishes the finalists; none: they stay as they were found."""
+    """One campaign: which model, which NFE, where, how.
+
+    nfe      one number of evaluations, or several: then the campaign finds a front
+    warm     schedule files, or directories of them, from which the search starts too
+    learner  polishes the finalists; none: they stay as they were found
+    """
 
     model: Named
-    nfe: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    nfe: Annotated[tuple[Evaluations, ...], msgspec.Meta(min_length=1)]
     space: dict[str, Any] = {}
     sampler: Named = Named("s3")
+    warm: tuple[str, ...] = ()
     objective: str = "rmse"
     perceptual: tuple[str, ...] = ("lpips-alex",)
     compare: tuple[str, ...] = ()
@@ -78,10 +86,28 @@ class Settings(_Settings, frozen=True):
     grace: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     rank: int = 0
 
+    @property
+    def share(self) -> int:
+        """How many trials each NFE gets, at most."""
+        turns = -(-self.budget.trials // (self.budget.generation * len(self.nfe)))
+        return min(self.budget.trials, turns * self.budget.generation)
+
 
 def settings(values: dict[str, Any]) -> Settings:
-    """The settings in a plain dictionary. Raises CampaignError naming what does not fit."""
+    """The settings in a plain dictionary. Raises CampaignError naming what does not fit. nfe may be 5, [4, 6, 8] or "3..10"."""
     try:
-        return msgspec.convert(values, Settings)
+        found = msgspec.convert(values | {"nfe": _budgets(values.get("nfe"))}, Settings)
     except msgspec.ValidationError as error:
         raise CampaignError(f"The settings do not fit: {error}.") from None
+    least = found.budget.generation * (len(found.nfe) - 1) + 1
+    if found.budget.trials < least:
+        raise CampaignError(f"{found.budget.trials} trials do not reach {len(found.nfe)} budgets; budget.trials={least} is the least.")
+    return found
+
+
+def _budgets(nfe: Any) -> Any:
+    """A list without repetitions, ascending, as far as it is one of whole numbers."""
+    ends = re.fullmatch(r"(\d{1,2})\.\.(\d{1,2})", nfe) if isinstance(nfe, str) else None
+    if ends:
+        return list(range(int(ends[1]), int(ends[2]) + 1))
+    return sorted(set(nfe)) if isinstance(nfe, list) and all(isinstance(n, int) for n in nfe) else nfe if isinstance(nfe, list) else [nfe]

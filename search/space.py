@@ -16,7 +16,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from search.choices import Choices, Range, Table, nearest
+from search.choices import Choices, Range, Table, closest
 from search.gaps import Gaps
 from solvers import Process, ScheduleError, SolverSchedule, Step, Tableau, compile
 from solvers.process import name_of
@@ -88,13 +88,20 @@ class Space(Choices):
         lambdas = self.gaps.lambdas(times)
         steps: list[Step] = []
         for k, to in enumerate(times[1:]):
-            chosen = {name: params.get(f"{name}{first + k}", nearest(d)) for name, d in self.tables[first + k].items()}
+            chosen = {name: params.get(f"{name}{first + k}", closest(d)) for name, d in self.tables[first + k].items()}
             label = self.gaps.label(chosen["label"], lambdas[k - 1 : k + 2]) if k else None
             steps.append(self.step(k, chosen, to=to, label=label, answer="network" if k else answer))
         return SolverSchedule(self.process, self.start, tuple(steps))
 
     def encode(self, schedule: SolverSchedule) -> Params:
         """The point of the space that decodes to `schedule` (to the same table within 1e-9). Raises ScheduleError if there is none."""
+        params = self.nearest(schedule)
+        if table_distance(compile(self.decode(params)), compile(schedule), self.given) > 1e-9:
+            raise ScheduleError("The schedule does not lie in the space: it uses a word or a number that is switched off there.")
+        return params
+
+    def nearest(self, schedule: SolverSchedule) -> Params:
+        """The point with the words and numbers of `schedule`, as far as the space has them. Raises ScheduleError for another budget."""
         answer, times = schedule.steps[0].answer, schedule.times
         if self.lengths.get(answer) != len(schedule.steps) or (times[0], times[-1]) != (self.start, self.end):
             raise ScheduleError("A schedule of another budget or with other ends does not lie in the space.")
@@ -106,16 +113,14 @@ class Space(Choices):
             chosen |= {"domain": "t"} if step.domain == "rho" and name_of(self.process) == "ve" else {}  # there t is rho
             chosen |= {"label": self.gaps.shift(step.label, lambdas[k - 1 : k + 2])} if k else {}
             told |= {f"{name}{first + k}": value for name, value in chosen.items()}
-        params = {name: nearest(distribution, told.get(name)) for name, distribution in self.distributions().items()}
-        if table_distance(compile(self.decode(params)), compile(schedule), self.given) > 1e-9:
-            raise ScheduleError("The schedule does not lie in the space: it uses a word or a number that is switched off there.")
+        params = {name: closest(distribution, told.get(name)) for name, distribution in self.distributions().items()}
         return params
 
     def _length(self, answer: str) -> int:
         """How many steps spend the budget, whatever else they choose."""
         for count in range(self.nfe + 1, 0, -1):
             times = Gaps(self.process, self.start, self.end).times([1 / (count - k) for k in range(count - 1)])
-            chosen = {name: nearest(distribution) for name, distribution in self.at(0, count).items()} | {"eta": self.eta[1]}
+            chosen = {name: closest(distribution) for name, distribution in self.at(0, count).items()} | {"eta": self.eta[1]}
             costs: set[int] = set()
             for order, domain, noise in itertools.product(self.order, self.domain, self.noise):
                 chosen |= {"order": order, "domain": domain, "noise": noise}

@@ -4,10 +4,14 @@ A trial is written once, when it is finished, with all its parameters in one tra
 as: whoever appends says which number, and a study that holds it already refuses. So several workers, or one that does not
 know whether its commit arrived, may all append, and the study holds every trial once.
 
+A study over several NFE has two objectives, error and NFE, so that Optuna's own tools draw its front. Here alone: whoever
+reads trials gets the error as their value, and the NFE as user attribute.
+
 The pragmas are those that several workers on one machine need: write-ahead log, long waits, durable commits, and BEGIN
 IMMEDIATE, so that two writers queue instead of failing. A database that goes away is waited for (`patiently`).
 """
 
+import copy
 import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +24,7 @@ import optuna
 import sqlalchemy
 import sqlalchemy.event
 import sqlalchemy.exc
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search.errors import CampaignError
@@ -79,9 +84,10 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     return storage
 
 
-def open_study(storage: optuna.storages.RDBStorage, name: str) -> optuna.Study:
-    """The study of that name, made if it is not there."""
-    return optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+def open_study(storage: optuna.storages.RDBStorage, name: str, budgets: int = 1) -> optuna.Study:
+    """The study of that name over so many NFE, made if it is not there."""
+    directions = [StudyDirection.MINIMIZE] * min(budgets, 2)
+    return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
 
 
 def note(study: optuna.Study, name: str, value: Any) -> Any:
@@ -97,11 +103,14 @@ def note(study: optuna.Study, name: str, value: Any) -> Any:
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """All trials of the study by number. Every trial here is finished."""
-    return patiently(lambda: sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number))
+    found = patiently(lambda: sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number))
+    return found if len(study.directions) == 1 else [_with_values(trial, trial.values and trial.values[:1]) for trial in found]
 
 
 def append(study: optuna.Study, trials: Sequence[FrozenTrial], first: int) -> None:
     """Append finished trials as the numbers from `first` on; those that the study holds already are left as they are."""
+    if len(study.directions) > 1:
+        trials = [_with_values(trial, trial.values and [*trial.values, trial.user_attrs["nfe"]]) for trial in trials]
     for number, trial in enumerate(trials, first):
         expected = _NEXT.set(number)
         try:
@@ -110,6 +119,12 @@ def append(study: optuna.Study, trials: Sequence[FrozenTrial], first: int) -> No
             continue
         finally:
             _NEXT.reset(expected)
+
+
+def _with_values(trial: FrozenTrial, values: Sequence[float] | None) -> FrozenTrial:
+    changed = copy.copy(trial)
+    changed.values = values
+    return changed
 
 
 def _fence(session: Any, *_: Any) -> None:

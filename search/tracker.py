@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 class Mirror(Protocol):
     """What a campaign tells."""
 
-    def trial(self, number: int, value: float | None, best: float) -> None:
-        """One finished trial."""
+    def trial(self, number: int, nfe: int, value: float | None, best: float) -> None:
+        """One finished trial, and the best value at its NFE so far."""
 
     def schedule(self, path: Path, facts: dict[str, Any]) -> None:
         """The exported schedule."""
@@ -29,7 +29,7 @@ class Mirror(Protocol):
 class Silent:
     """Tells nobody."""
 
-    def trial(self, number: int, value: float | None, best: float) -> None:
+    def trial(self, number: int, nfe: int, value: float | None, best: float) -> None:
         """Nothing."""
 
     def schedule(self, path: Path, facts: dict[str, Any]) -> None:
@@ -54,10 +54,10 @@ class WandB:
             log.warning("W&B stopped mirroring: %s", error)
             self._run = None
 
-    def trial(self, number: int, value: float | None, best: float) -> None:
+    def trial(self, number: int, nfe: int, value: float | None, best: float) -> None:
         """Log one finished trial against its number."""
         if self._run is not None:
-            self._try(self._run.log, {"trial": number, "search/value": value, "search/best": best})
+            self._try(self._run.log, {"trial": number, "search/nfe": nfe, "search/value": value, "search/best": best})
 
     def schedule(self, path: Path, facts: dict[str, Any]) -> None:
         """Log the file as an artifact of type "schedule"."""

@@ -25,8 +25,8 @@ def tune_known(campaign: Campaign, board: Board) -> tuple[list[Known], Cost]:
     path = campaign.directory / "known.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=tuple[list[Known], Cost])
-    settings, nfe = campaign.settings, campaign.settings.nfe
-    count = settings.budget.known or settings.budget.trials
+    settings, nfe = campaign.settings, campaign.nfe
+    count = settings.budget.known or settings.share
     wanted = baselines.candidates(campaign.teacher, nfe, -(-count // 2))
     if not wanted:
         raise CampaignError(f"No known solver can spend exactly {nfe} evaluations.")
@@ -57,6 +57,7 @@ def value(score: float | None) -> float:
 def scored(campaign: Campaign, board: Board, known: Sequence[Known], block: trajectories.Block, what: str) -> list[Known]:
     """The records with their value on a block filled in (None where they diverge), scored by all workers together."""
     campaign.on(block)  # so that its progress bar comes first
+    what = f"{what} at NFE {campaign.nfe}"
     task = campaign.progress.add_task(what, total=len(known))
 
     def score(numbers: list[int]) -> list[float | None]:
@@ -68,8 +69,8 @@ def scored(campaign: Campaign, board: Board, known: Sequence[Known], block: traj
 
 
 def other_budgets(campaign: Campaign, board: Board, known: Sequence[Known]) -> list[Known]:
-    """For the work-precision curve: the best few known solvers' grids at the budgets around, scored on `select`."""
-    nfe = campaign.settings.nfe
+    """For the work-precision curve: the best few known solvers, their grids unchanged, at the budgets around, scored on `select`."""
+    nfe = campaign.nfe
     near = [n for n in range(max(2, nfe - 3), nfe + 6) if n != nfe]
     clean = campaign.teacher.end == campaign.teacher.process.t_clean
     best = baselines.best_per_solver(known)[:4]

@@ -19,8 +19,9 @@ from rich.progress import Progress
 from search import storage
 from search.board import Board
 from search.campaign import campaign
+from search.proposals import Proposals
 from search.settings import settings
-from search.study import Proposals, scored
+from search.study import scored
 from search.tune import tune_known
 from solvers import compile
 from solvers.atomic import write_atomically
@@ -56,7 +57,7 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
         base = storage.open_storage(f"sqlite:///{directory / 'study.sqlite'}")
         with Board(base.engine, ours.name, asked.grace).at_work() as board:
             known, _ = tune_known(ours, board)
-        proposals, trials, points = Proposals(ours, known), [], []
+        proposals, trials, points = Proposals(ours, {nfe: known}), [], []
         task = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS)
         fit, start = ours.on("fit"), ours.on("fit").cost
         while len(trials) < TRIALS:

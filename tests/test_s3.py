@@ -126,3 +126,24 @@ def test_where_the_predictor_abstains_proposals_come_unfiltered_and_say_so(monke
     trial = later.ask(SPACE)
     assert later.trials[trial.number].system_attrs == {UNFILTERED: True}
     assert trial.params != filtered
+
+
+def test_guests_breed_beside_the_best_trials():
+    study = optuna.create_study()
+    far = random_far(20)
+    study.add_trials([optuna.trial.create_trial(params=p, distributions=SPACE, value=bowl(p)) for p in far])
+    shares = []
+    for guests in ([], [far[0] | {"gap1": 0.1}]):
+        study.set_user_attr("guests", guests)
+        proposed = []
+        for seed in range(200):
+            study.sampler = S3Sampler(seed=seed, pool=1)
+            proposed.append(study.ask(SPACE).params["gap1"])
+        shares.append(np.mean([gap < 0.4 for gap in proposed]))
+    assert shares[0] < 0.03
+    assert 0.05 < shares[1] < 0.25  # one proposal in eight
+
+
+def random_far(count: int) -> list[dict]:
+    study = optimised(optuna.samplers.RandomSampler(seed=3), count)
+    return [trial.params | {"gap1": 0.7 + 0.3 * trial.params["gap1"]} for trial in study.trials]
