@@ -101,7 +101,7 @@ def test_the_same_campaign_again_is_read_not_run(finished):
 def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule(finished, tmp_path):
     whole, outcome = finished
     directory = tmp_path / whole.name
-    words = ["budget.trials=40", "budget.generation=8", "budget.finalists=4", "perceptual=[]"]
+    words = ["budget.trials=40", "budget.generation=8", "budget.finalists=4", "perceptual=[]", "compare=[]"]
     process = search(directory, *words, wait=False)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:

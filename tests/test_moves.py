@@ -7,9 +7,10 @@ from test_space import PROCESSES, random_points
 
 from search.campaign import campaign
 from search.errors import CampaignError
+from search.gaps import LIMIT
 from search.moves import deleted, evaluations, fitted, inserted, neighbours, transplanted
 from search.settings import settings
-from search.space import LIMIT, Space
+from search.space import Space
 from solvers import SolverSchedule, Step, compile, named_grid, preset, process, save
 
 

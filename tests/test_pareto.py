@@ -21,7 +21,7 @@ from solvers import load
 
 BUDGETS = (3, 5)
 FRONT = {"nfe": list(BUDGETS), "budget": {"trials": 64, "known": 24, "generation": 4, "finalists": 4}}
-WORDS = ["nfe=[3,5]", "budget={trials: 64, known: 24, generation: 4, finalists: 4}", "perceptual=[]"]
+WORDS = ["nfe=[3,5]", "budget={trials: 64, known: 24, generation: 4, finalists: 4}", "perceptual=[]", "compare=[]"]
 
 
 @pytest.fixture(scope="module")
