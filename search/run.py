@@ -10,6 +10,7 @@ import time
 
 import msgspec
 import torch
+from optuna.storages import RDBStorage
 from rich.progress import Progress
 
 from search import result, storage, tracker
@@ -32,10 +33,14 @@ def run(settings: Settings, progress: Progress) -> Result | Front | None:
     torch.set_num_threads(1)  # batches run side by side instead (search.evaluate)
     ours = campaign(settings, progress)
     claim(ours)
-    home = str(ours.directory.resolve())
     if kept := concluded(ours):
         return kept
-    base = storage.open_storage(settings.storage or f"sqlite:///{ours.directory / 'study.sqlite'}")
+    with storage.opened(settings.storage or f"sqlite:///{ours.directory / 'study.sqlite'}") as base:
+        return _joined(ours, base, started)
+
+
+def _joined(ours: Campaign, base: RDBStorage, started: float) -> Result | Front | None:
+    settings, home = ours.settings, str(ours.directory.resolve())
     study = storage.open_study(base, ours.name, len(ours.budgets))
     agree(question(ours), storage.note(study, "campaign", question(ours)), f"The study {ours.name!r} in the storage")
     with Board(base.engine, ours.name, settings.grace).at_work() as board:
@@ -47,7 +52,7 @@ def run(settings: Settings, progress: Progress) -> Result | Front | None:
                 return kept
             where = study.user_attrs.get("report", home)
             if other or where != home:
-                progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")
+                ours.progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")
                 return None
             if len(ours.budgets) > 1:
                 outcome = conclude_all(ours, tuned, trials, mirror, started)

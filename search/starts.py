@@ -59,8 +59,10 @@ def tuned(settings: Settings, progress: Progress) -> tuple[Campaign, list[Known]
     """The known solvers, best on `select` first; their scores are kept in the directory of the settings."""
     ours = campaign(settings, progress)
     claim(ours)
-    base = storage.open_storage(f"sqlite:///{ours.directory / 'study.sqlite'}")
-    with Board(base.engine, ours.name, settings.grace).at_work() as board:
+    with (
+        storage.opened(f"sqlite:///{ours.directory / 'study.sqlite'}") as base,
+        Board(base.engine, ours.name, settings.grace).at_work() as board,
+    ):
         return ours, tune_known(ours, board)[0]
 
 

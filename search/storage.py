@@ -63,8 +63,12 @@ def patiently(action: Callable[[], T]) -> T:
         wait = min(2 * wait, 5.0)
 
 
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """The storage with its tables, which one worker makes while others wait. Raises CampaignError if it cannot be opened."""
+@contextmanager
+def opened(url: str) -> Iterator[optuna.storages.RDBStorage]:
+    """The storage with its tables, which one worker makes while others wait; in the end nothing is left that would write to it.
+
+    Raises CampaignError if it cannot be opened.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not url.startswith(("sqlite:///", "postgresql")):
         raise CampaignError(f"The storage {url} is neither sqlite:///FILE nor postgresql+psycopg://....")
@@ -81,7 +85,11 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     if url.startswith("sqlite"):
         _harden(storage.engine)
     sqlalchemy.event.listen(storage.scoped_session, "before_flush", _fence)
-    return storage
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def open_study(storage: optuna.storages.RDBStorage, name: str, budgets: int = 1) -> optuna.Study:

@@ -54,8 +54,8 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
     )
     with Progress() as progress:
         ours = campaign(asked, progress)
-        base = storage.open_storage(f"sqlite:///{directory / 'study.sqlite'}")
-        with Board(base.engine, ours.name, asked.grace).at_work() as board:
+        url = f"sqlite:///{directory / 'study.sqlite'}"
+        with storage.opened(url) as base, Board(base.engine, ours.name, asked.grace).at_work() as board:
             known, _ = tune_known(ours, board)
         proposals, trials, points = Proposals(ours, {nfe: known}), [], []
         task = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS)

@@ -45,8 +45,8 @@ def search(directory, *more, wait=True):
 
 
 def trials(directory):
-    study = storage.open_study(storage.open_storage(f"sqlite:///{directory / 'study.sqlite'}"), directory.name)
-    return [(t.params, t.value) for t in storage.finished(study)]
+    with storage.opened(f"sqlite:///{directory / 'study.sqlite'}") as base:
+        return [(t.params, t.value) for t in storage.finished(storage.open_study(base, directory.name))]
 
 
 def written(directory):

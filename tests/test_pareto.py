@@ -52,15 +52,14 @@ def test_every_budget_leaves_a_file_a_report_and_scores_beside_the_best_known_of
 
 def test_the_study_is_a_front_to_optuna_and_every_trial_says_its_budget(finished):
     directory, _ = finished
-    base = storage.open_storage(f"sqlite:///{directory / 'study.sqlite'}")
-    study = storage.open_study(base, "front", len(BUDGETS))
-    stored = study.get_trials()
+    with storage.opened(f"sqlite:///{directory / 'study.sqlite'}") as base:
+        study = storage.open_study(base, "front", len(BUDGETS))
+        stored, found, best_trials = study.get_trials(), storage.finished(study), study.best_trials
     assert [t.user_attrs["nfe"] for t in stored] == [BUDGETS[n // 4 % 2] for n in range(64)]  # a generation in turn
     assert all(t.values[1] == t.user_attrs["nfe"] for t in stored if t.values)
-    assert [t.value for t in storage.finished(study)] == [t.values and t.values[0] for t in stored]
+    assert [t.value for t in found] == [t.values and t.values[0] for t in stored]
     best = {nfe: min(t.values[0] for t in stored if t.values and t.values[1] == nfe) for nfe in BUDGETS}
-    assert {t.values[1]: t.values[0] for t in study.best_trials} == best
-    base.engine.dispose()
+    assert {t.values[1]: t.values[0] for t in best_trials} == best
 
 
 def test_the_hypervolume_is_optunas_over_the_logarithm_of_the_error_and_never_falls(finished):

@@ -91,10 +91,8 @@ def killed_in_the_middle(engine, workers, least):
 
 
 def trials(url, name):
-    base = storage.open_storage(url)
-    found = [(t.number, t.params, t.value) for t in storage.finished(storage.open_study(base, name))]
-    base.engine.dispose()
-    return found
+    with storage.opened(url) as base:
+        return [(t.number, t.params, t.value) for t in storage.finished(storage.open_study(base, name))]
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +172,8 @@ def test_four_workers_on_postgresql_find_a_front_through_a_killed_one_and_a_rest
 
 @pytest.fixture
 def base(tmp_path):
-    storage_ = storage.open_storage(f"sqlite:///{tmp_path / 'base.sqlite'}")
-    yield storage_
-    storage_.remove_session()
-    storage_.engine.dispose()
+    with storage.opened(f"sqlite:///{tmp_path / 'base.sqlite'}") as opened:
+        yield opened
 
 
 def test_a_claim_is_one_workers_a_dead_ones_is_taken_over_and_the_first_to_tell_wins(base):
