@@ -3,6 +3,7 @@
 Every choice of a step is a number or a word. `to` and `label` are times in the process's own t.
 """
 
+import functools
 import itertools
 import math
 from typing import Annotated, Literal
@@ -55,7 +56,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     knobs: dict[KnobName, float] = {}
 
     def __post_init__(self) -> None:
-        for field in msgspec.structs.fields(self):  # a step made in code is held to the same types and ranges as one in a file
+        for field in _fields(type(self)):  # a step made in code is held to the same types and ranges as one in a file
             try:
                 msgspec.convert(getattr(self, field.name), field.type)
             except msgspec.ValidationError as error:
@@ -76,6 +77,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ScheduleError("A corrector cannot follow ancestral noise: use noise 'sde' or 'er'.")
         if self.moment == "bh1" and (self.space == "flow" or self.domain != "lambda"):
             raise ScheduleError("The bh1 moment is defined in the spaces 'x0' and 'eps' with domain 'lambda' only.")
+
+
+_fields = functools.cache(msgspec.structs.fields)  # it reads the annotations anew at every call
 
 
 class SolverSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
