@@ -22,7 +22,7 @@ from search.evaluate import Evaluator
 from search.objective import Objective, looks, objective
 from search.settings import Seeds, Settings
 from search.space import Space
-from search.warm import Start, starts
+from search.warm import Warm, starts
 from solvers import Tableau
 from solvers.atomic import write_atomically
 from teacher import models, trajectories
@@ -38,7 +38,7 @@ class Campaign:
     directory: Path
     teacher: Teacher
     spaces: dict[int, Space]
-    warm: tuple[Start, ...]
+    warm: tuple[Warm, ...]
     objective: Objective
     progress: Progress
     evaluators: dict[str, Evaluator] = field(default_factory=dict[str, Evaluator])
@@ -109,13 +109,21 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     for name in (*settings.perceptual, *settings.compare):
         if len(teacher.shape) == 3 or not looks(name):
             objective(name)  # missing LPIPS weights are found now, not after the search
-    aim = objective(settings.objective)
-    if spaces[settings.nfe[0]].eta[1] and aim.kind == "seeds":
+    aim, some, home = objective(settings.objective), spaces[settings.nfe[0]], directory_of(settings)
+    if looks(settings.objective) and len(teacher.shape) != 3:
+        raise CampaignError(f"{teacher.name} makes no pictures, so {settings.objective!r} cannot judge them.")
+    if some.method == "parallel" and (settings.warm or len(settings.nfe) > 1):
+        raise CampaignError("Parallel steps cannot be inserted or deleted: their space takes one NFE and no warm starts.")
+    if settings.learner:
+        settings.learner.require(teacher)
+        if some.eta[1]:
+            raise CampaignError("Steps that inject noise (space.eta) cannot be learned; leave the learner out.")
+    if some.eta[1] and aim.kind == "seeds":
         raise CampaignError(
             f"Steps that inject noise (space.eta) leave the teacher's trajectories, so {aim.name!r} cannot judge them: "
             "choose an objective that compares sets, such as objective=frechet-alex."
         )
-    return Campaign(settings, directory_of(settings), teacher, spaces, starts(settings.warm, teacher), aim, progress)
+    return Campaign(settings, home, teacher, spaces, starts(settings.warm, teacher, home), aim, progress)
 
 
 def directory_of(settings: Settings) -> Path:

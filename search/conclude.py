@@ -1,6 +1,5 @@
 """The end of a campaign over one NFE: choose among the finalists on `select`, read `test` once, write the files."""
 
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -20,13 +19,12 @@ from search.fit import Fit, Learner
 from search.follow import followed, state_of, told
 from search.objective import Objective, objective, root_trimmed, share_of_worst
 from search.ranks import ranked
-from search.result import Cost, Finished, Interval, Known, Result, Scored
+from search.result import Cost, Finished, Interval, Known, Result, Scored, count_read
 from search.s3 import UNFILTERED
 from search.starts import Start, of_known
 from search.statistics import interval, jackknife, jackknife_ratio, ratio
 from search.study import cost_of
 from solvers import Provenance, ScheduleFile, Score, SolverSchedule, Tableau, compile, save
-from solvers.atomic import write_atomically
 from teacher import cache, trajectories
 from teacher.trajectories import Targets
 
@@ -55,8 +53,10 @@ def conclude(
     ours = searched
     if settings.learner:
         entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
-        ours = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known)[:1]])
-    reads = _count_read(campaign)
+        polished = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known)[:1]])
+        before, after = campaign.scores([searched.table, polished.table], "select")  # by the campaign's objective, not the learner's
+        ours = polished if after < before else searched
+    reads = count_read(campaign.directory)
     test = campaign.on("test")
     targets = test.targets
     best = [known[0], *(item for item in baselines.best_per_solver(known) if item.solver != known[0].solver)][:10]
@@ -67,7 +67,7 @@ def conclude(
     path = campaign.directory / f"{campaign.name}.schedule.json"
     file = export(campaign, path, searched, trial.number, targets, scored[samplers.index(searched)], scored[1], reads)
     if settings.learner and ours is not searched:
-        path = campaign.directory / f"{campaign.name}-{settings.learner.level.replace('+', '-')}.schedule.json"
+        path = campaign.directory / f"{campaign.name}-polished.schedule.json"
         file = export(campaign, path, ours, None, targets, scored[0], scored[1], reads)
     chosen = dict(zip((t.number for t in best_first), select, strict=True))
     outcome = Result(
@@ -126,14 +126,6 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start]) -> Sa
     best = min(range(len(fits)), key=lambda k: points[k].best)
     fit, point = fits[best], points[best]
     return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, starts[best].origin))
-
-
-def _count_read(campaign: Campaign) -> int:
-    """How often this campaign has read its test seeds, this time included."""
-    path = campaign.directory / "test-reads.json"
-    reads = 1 + (json.loads(path.read_bytes()) if path.exists() else 0)
-    write_atomically(path, json.dumps(reads).encode())
-    return reads
 
 
 def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pictures: torch.Tensor, baseline: torch.Tensor) -> Scored:

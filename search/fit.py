@@ -19,7 +19,8 @@ from torch import Tensor
 
 from search.errors import CampaignError
 from search.losses import Loss
-from search.parametrise import LEVELS, NESTED, Parametrisation
+from search.objective import looks
+from search.parametrise import CONSISTENCY, LEVELS, NESTED, Parametrisation
 from search.residuals import Batch, batches, jacobians
 from solvers import ScheduleError, SolverSchedule, Tableau, compile
 from teacher.denoiser import Teacher
@@ -52,10 +53,20 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     damping: Positive = 1e-2
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
 
-    def stages(self) -> list[tuple[str, float]]:
-        """(level, shrink) in order. Raises CampaignError for a level that does not exist."""
+    def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise CampaignError(f"There is no learner level {self.level!r}; there are {', '.join(LEVELS)}.")
+        if self.consistency not in CONSISTENCY:
+            raise CampaignError(f"There is no consistency {self.consistency!r}; there are {', '.join(CONSISTENCY)}.")
+        Loss(self.objective)  # proves its word
+
+    def require(self, teacher: Teacher) -> None:
+        """Raise CampaignError if what should be small cannot be measured on this model."""
+        if looks(self.objective) and len(teacher.shape) != 3:
+            raise CampaignError(f"{teacher.name} makes no pictures, so {self.objective!r} cannot be learned by.")
+
+    def stages(self) -> list[tuple[str, float]]:
+        """(level, shrink) in order."""
         before = NESTED[: NESTED.index(self.level)] if self.level in NESTED else ()
         return [*((level, self.shrink[0]) for level in before), *((self.level, s) for s in self.shrink)]
 

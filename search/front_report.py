@@ -18,12 +18,14 @@ solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds. Ev
 
 def headline(front: Front) -> tuple[str, str]:
     """What came out, in one plain sentence, and the numbers behind it in another."""
-    better = [part.nfe for part in front.parts if part.found.ratio.high < 1]
-    worse = [part.nfe for part in front.parts if part.found.ratio.low > 1]
-    ratios = [part.found.ratio.value for part in front.parts]
-    sentence = f"The found schedule ends closer to the teacher than the best tuned known solver at {len(better)} of {len(ratios)} budgets"
+    judged = {part.nfe: part.found.aim_ratio or part.found.ratio for part in front.parts}  # by the campaign's objective
+    better = [nfe for nfe, ratio in judged.items() if ratio.high < 1]
+    worse = [nfe for nfe, ratio in judged.items() if ratio.low > 1]
+    ratios = [ratio.value for ratio in judged.values()]
+    sentence = f"The found schedule ends closer to the teacher ({front.objective}) than the best tuned known solver at "
+    sentence += f"{len(better)} of {len(ratios)} budgets"
     sentence += f", and farther at {', '.join(map(str, worse))} evaluations." if worse else "."
-    numbers = f"RMSE ratios {min(ratios):.2f} to {max(ratios):.2f}, {front.seeds.get('test', 0):,} test seeds."
+    numbers = f"Ratios {min(ratios):.2f} to {max(ratios):.2f}, {front.seeds.get('test', 0):,} test seeds."
     gained = front.hypervolume[-1].hypervolume
     return sentence, f"{numbers} Hypervolume on the fit seeds {number(gained)}, of known solvers {number(front.known_hypervolume)}."
 
@@ -78,7 +80,8 @@ def _scores(front: Front) -> list[dict[str, Cell]]:
     return [
         {
             "NFE": Cell(str(part.nfe)),
-            "ratio": ratio_cell(part.found.ratio),
+            **({f"{front.objective} ratio": ratio_cell(part.found.aim_ratio)} if part.found.aim_ratio else {}),
+            "RMSE ratio": ratio_cell(part.found.ratio),
             **({"LPIPS ratio": ratio_cell(part.found.lpips_ratio)} if perceptual and part.found.lpips_ratio else {}),
             "RMSE found": interval_cell(part.found.rmse),
             "RMSE best known": interval_cell(part.baseline.rmse),
@@ -102,6 +105,7 @@ def _facts(front: Front) -> dict[str, str]:
         + ", ".join(f"{n:,} at {nfe}" for nfe, n in trials.items()),
         "known solvers": ", ".join(f"{part.known:,} at {part.nfe}" for part in front.parts),
         **{f"cost, {who}": f"{c.logical:,} evaluations of one sample, {c.physical:,} run" for who, c in cost.items()},
+        **({"learning": f"finalists polished at level {front.learner.level}"} if front.learner else {}),
         "time": duration(front.seconds),
         "machine": front.machine,
         "test seeds read": "once for every NFE"

@@ -16,7 +16,7 @@ from search.evaluate import Evaluator
 from search.fit import Fit, Learner, Point
 from search.follow import followed, state_of, told
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
-from search.result import Interval
+from search.result import Interval, count_read
 from search.settings import Budget, Count, Named, Seeds, Settings
 from search.statistics import interval, ratio
 from solvers import Score, compile, save
@@ -74,10 +74,10 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
 
     After every iteration OUT.learning.json is written, with which a run that was killed goes on to the same numbers.
     """
-    asked.learner.stages()  # an unknown level is found now, not after the teacher has run
     model = starts.fitted_for(asked.files) if asked.files and not asked.model.name else asked.model
     home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
     teacher = models.load(model.name, **model.options)
+    asked.learner.require(teacher)
     found = (
         starts.of_files(asked.files, teacher, asked.nfe, asked.insist)
         if asked.files
@@ -85,7 +85,8 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     )
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
     stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
-    path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}.schedule.json")
+    budget = f"-nfe{asked.nfe}" if asked.files and asked.nfe else ""
+    path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}{budget}.schedule.json")
     schedules = [start.schedule for start in found]
     question = {"from": schedules, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds, "tolerance": asked.tolerance}
     fits = [Fit(teacher, schedule, fit_on, select_on, asked.learner) for schedule in schedules]
@@ -102,7 +103,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     learned = (value.value, value.low, value.high)
     relative = (f"start: {found[first].name}", float(root_mean(before)), gain.value, gain.low, gain.high)
     note = told(work, point, start.origin) + (f"; the best of {len(fits)} starts" if len(fits) > 1 else "")
-    provenance = msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=start.provenance.test_reads + 1)
+    provenance = msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=count_read(path.parent))
     facts = msgspec.structs.replace(teacher.card, teacher=f"{trajectories.SOLVER}, {test_on.nfe} evaluations", teacher_error=test_on.error)
     scores = [Score("rmse", len(test_on.seeds), *learned, *relative)]
     recipe, process = work.recipe(point), start.schedule.process

@@ -89,7 +89,13 @@ def finishers(trials: Sequence[FrozenTrial], seeds: int) -> list[FrozenTrial]:
 
 def enqueued(campaign: Campaign, known: Sequence[Known]) -> list[tuple[Params, str]]:
     """Where the search at one NFE starts: warm starts, then the known solvers in the space, the best of the best kinds and the best few."""
-    found = [(campaign.space.nearest(fitted(start.schedule, campaign.nfe)), start.origin) for start in campaign.warm]
+    answers = campaign.space.answer
+    found: list[tuple[Params, str]] = []
+    for start in campaign.warm:
+        first, *rest = start.schedule.steps
+        first = first if first.answer in answers else msgspec.structs.replace(first, answer=answers[0])
+        schedule = msgspec.structs.replace(start.schedule, steps=(first, *rest))
+        found.append((campaign.space.nearest(fitted(schedule, campaign.nfe)), start.origin))
     chosen = [*baselines.best_per_solver(known)[:12], *known[:8]]
     for item in [item for index, item in enumerate(chosen) if item not in chosen[:index]]:
         try:

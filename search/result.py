@@ -230,6 +230,14 @@ class Front(msgspec.Struct, frozen=True):
 Record = TypeVar("Record", Result, Front)
 
 
+def count_read(directory: Path) -> int:
+    """How often what lies in a directory has read its test seeds, this time included."""
+    path = directory / "test-reads.json"
+    reads = 1 + (msgspec.json.decode(path.read_bytes(), type=int) if path.exists() else 0)
+    write_atomically(path, msgspec.json.encode(reads))
+    return reads
+
+
 def write(outcome: Result | Front, path: Path) -> None:
     """Atomically."""
     write_atomically(path, msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")

@@ -42,8 +42,6 @@ def explore(
     """Every trial of the study once its budget is spent. The first of each NFE are warm starts and the known solvers in the space."""
     budget, proposals = campaign.settings.budget, Proposals(campaign, known)
     trials = storage.finished(study)
-    if len(trials) < budget.trials:
-        campaign.on("fit")  # so that its progress bar comes first
     race = Race(campaign.on("fit"), campaign.objective, budget.blocks, budget.risk)
     task = campaign.progress.add_task("search", total=budget.trials)
     while True:

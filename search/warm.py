@@ -16,7 +16,7 @@ from teacher.denoiser import Teacher
 SUFFIX = ".schedule.json"
 
 
-class Start(NamedTuple):
+class Warm(NamedTuple):
     """A schedule between our teacher's ends, and the file that it comes from."""
 
     origin: str
@@ -24,19 +24,29 @@ class Start(NamedTuple):
     schedule: SolverSchedule
 
 
-def starts(paths: Iterable[str], teacher: Teacher) -> tuple[Start, ...]:
-    """What files say, and those in directories that have steps. Raises CampaignError or ScheduleError where nothing can be started from."""
-    found: dict[str, Start] = {}
+def starts(paths: Iterable[str], teacher: Teacher, home: Path) -> tuple[Warm, ...]:
+    """What files say, and those in directories that have multistep steps, but for what this campaign itself writes, in `home`.
+
+    Raises CampaignError or ScheduleError where nothing can be started from.
+    """
+    found: dict[str, Warm] = {}
     for path in map(Path, paths):
-        files = sorted(path.rglob(f"*{SUFFIX}")) if path.is_dir() else [path]
-        taken = [_start(file, teacher) for file in files if not path.is_dir() or load(file).recipe]
+        files = [path]
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob(f"*{SUFFIX}")) if not file.resolve().is_relative_to(home.resolve()) and _fits(file)]
+        taken = [_start(file, teacher) for file in files]
         if not taken:
             raise CampaignError(f"{path} holds no {SUFFIX} with steps to start from.")
         found |= {start.id: start for start in taken}
     return tuple(found.values())
 
 
-def _start(path: Path, teacher: Teacher) -> Start:
+def _fits(path: Path) -> bool:
+    recipe = load(path).recipe
+    return recipe is not None and all(step.method == "multistep" for step in recipe.steps)
+
+
+def _start(path: Path, teacher: Teacher) -> Warm:
     file = load(path)
     if file.recipe is None:
         raise CampaignError(f"{path} carries rows but no recipe; only steps can be taken to another campaign.")
@@ -47,4 +57,4 @@ def _start(path: Path, teacher: Teacher) -> Start:
         schedule = transplanted(file.recipe, teacher.process, teacher.start, teacher.end)
     except ScheduleError as error:
         raise CampaignError(f"{path} cannot be taken to this model's process: {error}") from None
-    return Start(f"{WARM}{path.name.removesuffix(SUFFIX)}", file.id, schedule)
+    return Warm(f"{WARM}{path.name.removesuffix(SUFFIX)}", file.id, schedule)

@@ -233,9 +233,14 @@ def save(
     except ValueError:
         raise ScheduleError("A number that belongs into the file is not finite.") from None
     file = parse(text.encode(), lambda name: tensors)  # a file that could not be read again must not be written
-    if isinstance(said, Operators):
-        write_atomically(Path(path).parent / said.name, tensors)
-    write_atomically(path, text.encode())
+    if Path(path).is_dir():
+        raise ScheduleError(f"{path} is a folder; name a file to write.")
+    try:
+        if isinstance(said, Operators):
+            write_atomically(Path(path).parent / said.name, tensors)
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise ScheduleError(f"{path} cannot be written: {error.strerror}.") from None
     return file
 
 
@@ -243,7 +248,7 @@ def load(path: str | os.PathLike[str]) -> ScheduleFile:
     """Read and check a file: size, structure, version, both hashes, the table's own laws. Raises ScheduleError."""
     data = _read(path, MAX_BYTES)
     try:
-        return parse(data, lambda name: _read(Path(path).parent / name, MAX_SIDECAR))
+        return parse(data, lambda name: _read(Path(path).resolve().parent / name, MAX_SIDECAR))
     except ScheduleError as error:
         raise ScheduleError(f"{Path(path)}: {error}") from None
 

@@ -290,6 +290,8 @@ class CriticallyDamped(BaseProcess, frozen=True, forbid_unknown_fields=True, tag
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf or not 0 < self.mass < math.inf or not 0 < self.gamma <= 1:
             raise ScheduleError("critically-damped needs positive beta and mass and 0 < gamma <= 1.")
+        if not self.rate <= 300:
+            raise ScheduleError("critically-damped needs beta / sqrt(mass) of at most 300: after that nothing of the data is left.")
 
     @property
     def rate(self) -> float:

@@ -41,6 +41,8 @@ def rows(shares: Callable[[Place, Sequence[Node]], list[Tensor]]) -> Callable[[B
 
     def write(builder: Builder, i: int) -> None:
         step, t = builder.steps[i], builder.nodes[i + 1]
+        if step.order > i + 1:
+            raise ScheduleError(f"Step {i} of order {step.order} needs {step.order - 1} steps before it.")
         base, *inner = builder.history[-step.order :]
         diffusion = Diffusion.of(step, t.clean)
         if any((before.eta, before.noise) != (step.eta, step.noise) for before in builder.steps[i + 1 - step.order : i]):

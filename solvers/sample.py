@@ -85,7 +85,7 @@ def advance(state: State, denoised: Tensor | None = None) -> tuple[State, Reques
     slots, position, waiting, answered = dict(state.slots), state.position, state.waiting, state.answered
     asked = [row for row in state.rows[waiting:position] if row.evaluation is not None]
     if asked:
-        answers = iter(_checked(denoised, slots[asked[0].slot], len(asked)))
+        answers = iter(_answers(denoised, slots[asked[0].slot], len(asked)))
         for index in range(waiting, position):
             answer = None
             if state.rows[index].evaluation is not None:
@@ -100,7 +100,7 @@ def advance(state: State, denoised: Tensor | None = None) -> tuple[State, Reques
         slots[row.slot] = _combine(row.terms, slots, state.noise)
         position += 1
         if position - 1 in state.pauses:
-            written = {r.slot for r in state.rows[waiting:position]}
+            written = {r.slot for r in state.rows[waiting:position]} if position - waiting > 1 else ()
             for dead in state.releases[position - 1]:
                 if dead in row.terms and dead not in written:  # free it before the network runs
                     slots.pop(dead, None)
@@ -123,10 +123,11 @@ def _pauses(tableau: Tableau, ask: str) -> frozenset[int]:
 
 
 def _request(state: State) -> Request:
-    asked = [(state.slots[row.slot], row.evaluation) for row in state.rows[state.waiting : state.position] if row.evaluation is not None]
-    first, count = asked[0][1], len(state.x)
-    if len(asked) == 1:
-        return Request(state.x, first.at, first.knobs)
+    rows, count = state.rows[state.waiting : state.position], len(state.x)
+    if len(rows) == 1 and (only := rows[0].evaluation) is not None:  # nearly always, and worth a short way
+        return Request(state.x, only.at, only.knobs)
+    asked = [(state.slots[row.slot], row.evaluation) for row in rows if row.evaluation is not None]
+    first = asked[0][1]
 
     def along(values: Iterable[Tensor]) -> Tensor:
         return torch.cat([value.expand(count) for value in values])
@@ -207,13 +208,19 @@ def _broadcast(coefficient: Tensor, value: Tensor) -> Tensor:
     return coefficient.reshape(coefficient.shape + (1,) * (value.ndim - 1)) if coefficient.ndim else coefficient
 
 
-def _checked(denoised: Any, x: Tensor, count: int = 1) -> Tensor:
-    """Answers like x to `count` questions, [count, *x.shape]."""
-    shape = (count * len(x), *x.shape[1:])
+def _answers(denoised: Any, x: Tensor, count: int) -> Sequence[Tensor]:
+    """The answers to `count` questions like x, which came along the batch."""
+    if count == 1:
+        return (_checked(denoised, x.shape).to(x.dtype),)
+    whole, size = _checked(denoised, (count * len(x), *x.shape[1:])).to(x.dtype), len(x)
+    return [whole[k * size : (k + 1) * size] for k in range(count)]
+
+
+def _checked(denoised: Any, shape: Sequence[int]) -> Tensor:
     if not isinstance(denoised, Tensor) or denoised.shape != shape:
         got = f"shape {tuple(denoised.shape)}" if isinstance(denoised, Tensor) else type(denoised).__name__
-        raise ScheduleError(f"The denoiser must answer a tensor of the state's shape {shape}, but it answered {got}.")
-    return denoised.to(x.dtype).reshape(count, *x.shape)
+        raise ScheduleError(f"The denoiser must answer a tensor of the state's shape {tuple(shape)}, but it answered {got}.")
+    return denoised
 
 
 def _finish(state: State, slots: dict[str, Tensor], index: int, denoised: Tensor | None) -> None:
@@ -222,6 +229,6 @@ def _finish(state: State, slots: dict[str, Tensor], index: int, denoised: Tensor
     if state.callback is not None:
         replaced = state.callback(state.rows[index], slots[slot], denoised)
         if replaced is not None:
-            slots[slot] = _checked(replaced, slots[slot])[0]
+            slots[slot] = _checked(replaced, slots[slot].shape).to(slots[slot].dtype)
     for dead in state.releases[index]:
         slots.pop(dead, None)

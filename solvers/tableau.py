@@ -178,18 +178,14 @@ class Tableau:
 
         len(groups) is how many times the network must be waited for; NFE counts every evaluation.
         """
-        groups, fresh, answers = list[tuple[int, ...]](), set[str](), itertools.count()
+        groups, unanswered, answers = list[tuple[int, ...]](), set[str](), itertools.count()
         for row in self.rows:
-            waits = not fresh.isdisjoint(row.terms)
-            if row.evaluation is None:
-                fresh |= {row.slot} if waits else set()
-                continue
-            number = next(answers)
-            if waits or not groups:
-                groups, fresh = [*groups, (number,)], {f"D{number}"}
-            else:
-                groups[-1], fresh = (*groups[-1], number), fresh | {f"D{number}"}
-        return tuple(groups)
+            if not groups or not unanswered.isdisjoint(row.terms):  # this row cannot be written before the answers are there
+                groups, unanswered = [*groups, ()], set[str]()
+            if row.evaluation is not None:
+                number = next(answers)
+                groups[-1], unanswered = (*groups[-1], number), unanswered | {f"D{number}"}
+        return tuple(group for group in groups if group)
 
     @functools.cached_property
     def visible(self) -> tuple[int, ...]:

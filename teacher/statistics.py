@@ -128,12 +128,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--nfe", type=int, help="also write the schedule of so many evaluations ...")
     parser.add_argument("--to", type=Path, help="... to this file")
-    parser.add_argument("--order", type=int, default=2, help="of the schedule: 1, 2 or 3")
+    parser.add_argument("--order", type=int, default=2, choices=(1, 2, 3), help="of the schedule")
     said = parser.parse_args()
     if (said.nfe is None) != (said.to is None):
         parser.error("--nfe and --to go together")
     try:
         teacher = models.load(said.model)
+        if said.to is not None:  # what cannot be written is refused before anything is measured
+            named_grid("log-snr", teacher.process, said.nfe, teacher.start, teacher.end)
+            if said.to.is_dir():
+                raise ScheduleError(f"{said.to} is a folder; name a file to write.")
         found = statistics(
             teacher, said.knots, said.samples, report=lambda k: print(f"\rknot {k} of {said.knots}", end="", file=sys.stderr)
         )

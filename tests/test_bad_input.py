@@ -106,6 +106,8 @@ def test_unknown_names_are_answered_with_the_known_ones():
     refused(lambda: preset_for_nfe("ddim", 3, "cosine", VE, 10.0, 0.1), "cosine", "karras")
     refused(lambda: process("vp-square"), "vp-square", "vp-linear")
     refused(lambda: compile(SolverSchedule(VE, 10.0, (Step(to=1.0, method="magic"),))), "magic", "multistep")
+    early = (Step(to=1.0, method="restart", order=2), Step(to=0.5))
+    refused(lambda: compile(SolverSchedule(VE, 10.0, early)), "Step 0", "1 steps before")
     refused(lambda: prediction.to_denoised("score", *[torch.ones(1)] * 4), "score", "eps")
     refused(lambda: prediction.from_denoised("score", *[torch.ones(1)] * 4), "score", "eps")
 

@@ -1,17 +1,21 @@
 """Moves: what they keep, where they end, and what they refuse. Over random schedules of several processes."""
 
 import pytest
+from omegaconf import OmegaConf
 from rich.progress import Progress
-from test_campaign import SMALL
+from test_campaign import ROOT, SMALL
 from test_space import PROCESSES, random_points
 
 from search.campaign import campaign
 from search.errors import CampaignError
 from search.gaps import LIMIT
 from search.moves import deleted, evaluations, fitted, inserted, neighbours, transplanted
+from search.proposals import enqueued
 from search.settings import settings
 from search.space import Space
 from solvers import SolverSchedule, Step, compile, named_grid, preset, process, save
+
+EPD = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "space" / "epd.yaml"))
 
 
 def schedules(name: str, nfe: int = 5, count: int = 6) -> list[SolverSchedule]:
@@ -88,6 +92,27 @@ def test_files_and_directories_start_a_campaign_each_once_and_named(tmp_path):
     found = warm(tmp_path / "a", tmp_path / "a" / "ddim.schedule.json")
     assert [start.origin for start in found] == ["warm: ddim", "warm: unipc-2"]
     assert [start.id for start in found] == [file.id for file in files]
+    heun = preset("heun", named_grid("karras", where, 3, 1.0, 1e-3), where)
+    save(compile(heun), tmp_path / "a" / "heun.schedule.json", recipe=heun)  # passed over in a directory, and so is what is in our own
+    save(compile(schedule), tmp_path / "own" / "own.schedule.json", recipe=schedule)
+    told = {"nfe": 4, "warm": [str(tmp_path)], "directory": str(tmp_path / "own")}
+    assert [start.origin for start in campaign(settings(SMALL | told), Progress(disable=True)).warm] == ["warm: ddim", "warm: unipc-2"]
+
+
+def test_a_guessed_first_answer_is_asked_for_where_the_space_has_none(tmp_path):
+    where = process("vp-linear")
+    times = named_grid("karras", where, 5, 1.0, 1e-3)
+    steps = [Step(to=t, answer="network" if i else "unit-eps") for i, t in enumerate(times[1:])]
+    save(compile(schedule := SolverSchedule(where, 1.0, tuple(steps))), tmp_path / "guess.schedule.json", recipe=schedule)
+    ours = campaign(settings(SMALL | {"nfe": 4, "warm": [str(tmp_path / "guess.schedule.json")]}), Progress(disable=True))
+    params, origin = enqueued(ours, [])[0]
+    assert origin == "warm: guess"
+    assert compile(ours.space.decode(params)).nfe == 4
+
+
+def test_parallel_steps_are_refused_over_several_budgets():
+    with pytest.raises(CampaignError, match="one NFE and no warm starts"):
+        campaign(settings(SMALL | {"nfe": [5, 8], "space": EPD, "budget": {"trials": 64}}), Progress(disable=True))
 
 
 def test_what_cannot_be_taken_along_is_refused_in_one_sentence(tmp_path):

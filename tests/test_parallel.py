@@ -134,10 +134,12 @@ def test_groups_hold_every_evaluation_once_and_none_reads_its_own_group(name: st
             assert not any(dense.B[asked[k], j] for j in group)
 
 
-def test_a_register_carries_the_need_to_wait():
+def test_a_register_that_reads_an_answer_waits_for_it_where_it_stands():
     at = Evaluation(1.0, 1.0, 1.0)
-    rows = [Row("x0", 1.0, {"xT": 1.0}, at), Row("r", 1.0, {"D0": 1.0}), Row("q", 1.0, {"xT": 2.0}), Row("a", 1.0, {"q": 1.0}, at)]
-    assert Tableau((*rows, Row("b", 1.0, {"r": 1.0, "D1": 1.0}, at), Row("end", 0.0, {"D2": 1.0}))).groups == ((0, 1), (2,))
+    x0, r, q, a = Row("x0", 1.0, {"xT": 1.0}, at), Row("r", 1.0, {"D0": 1.0}), Row("q", 1.0, {"xT": 2.0}), Row("a", 1.0, {"q": 1.0}, at)
+    end = (Row("b", 1.0, {"r": 1.0, "D1": 1.0}, at), Row("end", 0.0, {"D2": 1.0}))
+    assert Tableau((x0, q, a, r, *end)).groups == ((0, 1), (2,))
+    assert Tableau((x0, r, q, a, *end)).groups == ((0,), (1,), (2,))
 
 
 def test_strange_directions_are_refused_in_a_sentence():
@@ -239,3 +241,32 @@ def test_a_teacher_takes_a_group_with_its_labels_and_conditions():
 def test_an_unknown_way_to_ask_is_answered_with_the_known_ones():
     with pytest.raises(ScheduleError, match="one by one or by the group"):
         sample(anisotropic(3), torch.ones(1, 3), compile(preset("epd", SIGMAS, process("ve"))), ask="all")
+
+
+def test_a_row_that_needs_an_answer_ends_its_group_also_where_the_next_question_does_not_read_it():
+    def asked(sigma: float) -> Evaluation:
+        return Evaluation(sigma, 1.0, sigma)
+
+    rows = (
+        Row("x0", 1.0, {"xT": 1.0}, asked(1.0)),
+        Row("eps0", 1.0, {"x0": 1.0, "D0": -1.0}),
+        Row("s", 0.5, {"xT": 0.5}, asked(0.5)),
+        Row("x1", 0.0, {"eps0": 0.5, "D1": 0.5}),
+    )
+    x = torch.linspace(-1, 1, 6, dtype=F64).reshape(2, 3)
+    one, group = (sample(anisotropic(3), x, Tableau(rows), ask=ask) for ask in ("one", "group"))
+    torch.testing.assert_close(one, group, rtol=1e-12, atol=1e-12)
+
+
+def test_a_callback_may_change_an_answer_in_place_also_where_a_gradient_flows():
+    x = torch.ones(2, 3, dtype=F64, requires_grad=True)
+
+    def halve(row: Row, state: Tensor, answer: Tensor | None) -> None:
+        if answer is not None:
+            answer.mul_(0.5)
+
+    table = compile(preset("euler", SIGMAS, process("ve")))
+    found = sample(lambda x, at: x / (1 + at.sigma**2), x, table, callback=halve)
+    wanted = sample(lambda x, at: 0.5 * x / (1 + at.sigma**2), x, table)
+    torch.testing.assert_close(found, wanted)
+    assert torch.autograd.grad(found.sum(), x)[0].abs().sum() > 0

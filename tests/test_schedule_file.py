@@ -444,6 +444,15 @@ def test_what_save_writes_load_can_read_however_long_the_schedule(tmp_path: Path
     assert len(json.dumps([[f"z{m}", 1e-3 + 1e-9 * m] for m in range(8000)])) * 7 > MAX_BYTES
 
 
+def test_a_folder_is_no_file_to_write_and_a_file_no_folder(tmp_path: Path):
+    table, taken = compile(preset("ddim", [1.0, 0.5], process("flow"))), tmp_path / "taken"
+    taken.write_text("x")
+    for path, said in ((tmp_path, "is a folder"), (taken / "a.json", "cannot be written")):
+        with pytest.raises(ScheduleError, match=said):
+            save(table, path, process=process("flow"))
+    assert list(tmp_path.iterdir()) == [taken]
+
+
 def test_a_crash_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     old = whole_file(tmp_path / "x.json")
 

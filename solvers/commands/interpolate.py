@@ -34,7 +34,7 @@ def interpolated(schedule: SolverSchedule, steps: int) -> SolverSchedule:
 
 def for_nfe(schedule: SolverSchedule, nfe: int) -> SolverSchedule:
     """`schedule` with as many steps as make exactly `nfe` evaluations. Raises ScheduleError if no number does."""
-    for steps in range(1, nfe + 1):
+    for steps in range(1, nfe + 2):  # one more where the first answer is guessed
         made = interpolated(schedule, steps)
         if compile(made).nfe == nfe:
             return made
@@ -52,7 +52,8 @@ def _step(schedule: SolverSchedule, i: int, steps: int, times: list[float]) -> S
     if model.label is not None:
         shift = _depth(schedule, model.label) - _depth(schedule, schedule.times[nearest])
         label = _time(schedule, _depth(schedule, times[i]) + shift * old / steps)
-    return msgspec.structs.replace(model, to=times[i + 1], order=order, corrector=corrector, label=label)
+    answer = schedule.steps[0].answer if i == 0 else "network"
+    return msgspec.structs.replace(model, to=times[i + 1], order=order, corrector=corrector, label=label, answer=answer)
 
 
 def _depth(schedule: SolverSchedule, t: float) -> float:
