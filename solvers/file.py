@@ -6,7 +6,7 @@ part alone, so re-scoring does not rename a sampler; `digest` covers everything 
 `json.dumps(part, sort_keys=True, separators=(",", ":"))`. Nothing in a file is ever imported or called; the one path it names is
 that of its sidecar (`sidecar.py`), a hash in the same folder.
 
-To execute a file: start with slots = {"xT": x} (and "mu", where rows read it); for each row, slots[row.slot] = sum of
+To execute a file: start with slots = {"xT": x, "one": 1} (and "mu", where rows read it); for each row, slots[row.slot] = sum of
 c * slots[name] over its terms, and if it has an evaluation, the next slot D0, D1, ... = denoiser(slots[row.slot], label, alpha,
 sigma). The last row is the sample.
 """

@@ -131,9 +131,15 @@ def gddim_bdm(
     least: float = 0.001,
     scale: Tensor | float = 0.0,
 ) -> Tableau:
-    """gDDIM for blurring diffusion over the last axes of a sample, of the sizes `shape` (`blurring.py`). Raises ScheduleError.
+    """gDDIM for blurring diffusion over the last axes of a sample, of the sizes `shape` (`blurring.py`).
 
+    Zhang, Tao, Chen 2023 (arXiv 2206.05564), section 4; the diffusion is that of Hoogeboom and Salimans 2023.
+
+    order  1 to 3; tail "lower" or "full": the orders of the last steps
+    blur   the largest width of the Gaussian blur, in pixels; 0 is the process without blur
+    least  what is left of the frequencies that fade
     scale  standard deviation of the data at every frequency [*shape]
+    Raises ScheduleError.
     """
     return gddim(grid, process, Blurring(process, tuple(shape), blur, least, scale), order, tail)
 
@@ -141,6 +147,9 @@ def gddim_bdm(
 def gddim_cld(grid: Grid | Sequence[float], process: Process, order: int = 1, tail: str = "lower", scale: float = 0.0) -> Tableau:
     """gDDIM for critically damped Langevin diffusion (`langevin.py`); the first axis of a sample holds position and velocity.
 
+    Zhang, Tao, Chen 2023 (arXiv 2206.05564), section 4; the diffusion is that of Dockhorn, Vahdat and Kreis 2022.
+
+    order  1 to 3; tail "lower" or "full": the orders of the last steps
     scale  standard deviation of the data
     Raises ScheduleError on another process.
     """

@@ -80,7 +80,7 @@ ERRATA = (
     ),
     Erratum(
         "SEEDS: third order",
-        "phi_2 mistyped (data), noises swapped and misscaled (noise form): order 1",
+        "phi_2 mistyped (data), noises swapped and misscaled (noise form): order 1, at c2 = 1/2 in the noise form",
         "seeds-3-compat, seeds-3-noise-compat",
         "seeds-3, seeds-3-noise",
         ("single_step::the_third_seeds_is_its_loop_as_in_the_paper_and_as_in_its_code",),

@@ -238,7 +238,8 @@ def test_the_command_measures_statistics_and_writes_a_schedule_that_samples(tmp_
     assert ours < 0.05 * theirs  # what the statistics know is what two evaluations need
     for wrong, said in (
         ((*words, "--nfe", 2), "go together"),
-        ((*words, "--nfe", 2, "--order", 4, "--to", "y.json"), "error: There is no order"),
+        ((*words, "--nfe", 2, "--order", 4, "--to", "y.json"), "invalid choice: 4"),
+        ((*words, "--nfe", 0, "--to", "y.json"), "error: A grid needs at least one step"),
     ):
         failed = run(*wrong, cwd=tmp_path)
         assert failed.returncode
