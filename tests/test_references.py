@@ -141,10 +141,12 @@ def diffusers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def network_of(denoised: Tensor, x: Tensor, at: At, prediction: str) -> Tensor:
-    """What a network would have answered: the data itself, the velocity of a flow at sigma = t, or F of EDM's preconditioning (1/2)."""
+    """What a network would have answered: the data itself, v, the velocity of a flow at sigma = t, or F of EDM's preconditioning (1/2)."""
     if prediction == "sample":
         return denoised
     sigma = at.sigma.to(x)
+    if prediction == "v":
+        return (at.alpha.to(x) * x - denoised) / sigma
     if prediction == "flow":
         return (x - denoised) / sigma
     return (denoised - x / (4 * sigma**2 + 1)) * (4 * sigma**2 + 1).sqrt() / sigma
@@ -361,6 +363,16 @@ def test_the_deis_of_diffusers_is_noise_prediction_polynomial_in_lambda(order: i
     scheduler = kind(**BETAS, solver_order=order, lower_order_final=tail != "full")
     p, times, at = of_table(scheduler, 6, 0.0)  # few steps: its closed forms cancel in float32 where steps are short
     both_agree(preset("deis-log-rho", times, p, order=order, tail=tail), d_sampler(scheduler, at, "sample", 6), bound)
+
+
+@pytest.mark.parametrize("end", [0.0, 0.05])
+def test_ipndm_equals_diffusers(end: float, diffusers: Any):
+    kind, bound = diffusers("IPNDMScheduler")
+    p = process("vp-linear")
+    times = [1.0, 0.85, 0.7, 0.5, 0.35, 0.2, 0.1, end]
+    scheduler = kind(trained_betas=[float(p.sigma(t)) for t in times])  # what it calls betas are sigmas
+    at = lambda i: At(*(torch.tensor(float(v), dtype=F64) for v in (times[i], p.alpha(times[i]), p.sigma(times[i]))))  # noqa: E731
+    both_agree(preset("ipndm", times, p, tail="full"), d_sampler(scheduler, at, "v", 7), bound)
 
 
 def of_flow(values: list[float]) -> Callable[[int], At]:
