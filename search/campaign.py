@@ -23,7 +23,7 @@ from search.objective import Objective, looks, objective
 from search.settings import Seeds, Settings
 from search.space import Space
 from search.warm import Warm, starts
-from solvers import Tableau
+from solvers import FittedFor, Tableau
 from solvers.atomic import write_atomically
 from teacher import models, trajectories
 from teacher.denoiser import Teacher
@@ -124,6 +124,12 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
             "choose an objective that compares sets, such as objective=frechet-alex."
         )
     return Campaign(settings, home, teacher, spaces, starts(settings.warm, teacher, home), aim, progress)
+
+
+def card_of(teacher: Teacher, goal: Targets) -> FittedFor:
+    """What a file says it was fitted for: the model's card, and what its images were solved with."""
+    made_by = f"{trajectories.SOLVER}, {goal.nfe} evaluations"
+    return msgspec.structs.replace(teacher.card, teacher=made_by, teacher_error=goal.error)
 
 
 def directory_of(settings: Settings) -> Path:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from search import baselines, report, result, tracker
 from search.agreement import agreement
-from search.campaign import Campaign, cores, question
+from search.campaign import Campaign, card_of, cores, question
 from search.errors import CampaignError
 from search.fit import Fit, Learner
 from search.follow import followed, state_of, told
@@ -25,7 +25,7 @@ from search.starts import Start, of_known
 from search.statistics import interval, jackknife, jackknife_ratio, ratio
 from search.study import cost_of
 from solvers import Provenance, ScheduleFile, Score, SolverSchedule, Tableau, compile, save
-from teacher import cache, trajectories
+from teacher import cache
 from teacher.trajectories import Targets
 
 POLISHED = 3  # finalists a learner starts from, beside the best of starts.of_known
@@ -54,8 +54,8 @@ def conclude(
     if settings.learner:
         entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
         polished = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known)[:1]])
-        before, after = campaign.scores([searched.table, polished.table], "select")  # by the campaign's objective, not the learner's
-        ours = polished if after < before else searched
+        (after,) = campaign.scores([polished.table], "select")  # by the campaign's objective, not the learner's
+        ours = polished if after < select[order[0]] else searched
     reads = count_read(campaign.directory)
     test = campaign.on("test")
     targets = test.targets
@@ -158,8 +158,6 @@ def export(
         Score(name, len(targets.seeds), v.value, v.low, v.high, baseline.name, theirs, r.value, r.low, r.high)
         for name, v, r, theirs in rows
     ]
-    made_by = f"{trajectories.SOLVER}, {targets.nfe} evaluations"
-    fitted_for = msgspec.structs.replace(teacher.card, teacher=made_by, teacher_error=targets.error)
     provenance = Provenance(
         version=version("fewstep"),
         study=campaign.name,
@@ -169,5 +167,5 @@ def export(
         test_reads=reads,
         note=sampler.note,
     )
-    recipe, process = sampler.recipe, sampler.steps.process
-    return save(sampler.table, path, recipe=recipe, process=process, fitted_for=fitted_for, scores=scores, provenance=provenance)
+    card, recipe, process = card_of(teacher, targets), sampler.recipe, sampler.steps.process
+    return save(sampler.table, path, recipe=recipe, process=process, fitted_for=card, scores=scores, provenance=provenance)

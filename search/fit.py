@@ -20,7 +20,7 @@ from torch import Tensor
 from search.errors import CampaignError
 from search.losses import Loss
 from search.objective import looks
-from search.parametrise import CONSISTENCY, LEVELS, NESTED, Parametrisation
+from search.parametrise import NESTED, Parametrisation, check_words
 from search.residuals import Batch, batches, jacobians
 from solvers import ScheduleError, SolverSchedule, Tableau, compile
 from teacher.denoiser import Teacher
@@ -54,10 +54,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise CampaignError(f"There is no learner level {self.level!r}; there are {', '.join(LEVELS)}.")
-        if self.consistency not in CONSISTENCY:
-            raise CampaignError(f"There is no consistency {self.consistency!r}; there are {', '.join(CONSISTENCY)}.")
+        check_words(self.level, self.consistency)
         Loss(self.objective)  # proves its word
 
     def require(self, teacher: Teacher) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from search import pictures, starts
-from search.campaign import directory_of, targets
+from search.campaign import card_of, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Fit, Learner, Point
@@ -21,7 +21,7 @@ from search.settings import Budget, Count, Named, Seeds, Settings
 from search.statistics import interval, ratio
 from solvers import Score, compile, save
 from solvers.atomic import write_atomically
-from teacher import cache, models, trajectories
+from teacher import cache, models
 
 
 class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,10 +104,17 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     relative = (f"start: {found[first].name}", float(root_mean(before)), gain.value, gain.low, gain.high)
     note = told(work, point, start.origin) + (f"; the best of {len(fits)} starts" if len(fits) > 1 else "")
     provenance = msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=count_read(path.parent))
-    facts = msgspec.structs.replace(teacher.card, teacher=f"{trajectories.SOLVER}, {test_on.nfe} evaluations", teacher_error=test_on.error)
     scores = [Score("rmse", len(test_on.seeds), *learned, *relative)]
-    recipe, process = work.recipe(point), start.schedule.process
-    save(fits[chosen].table(point), path, recipe=recipe, process=process, fitted_for=facts, scores=scores, provenance=provenance)
+    card, recipe, process = card_of(teacher, test_on), work.recipe(point), start.schedule.process
+    save(
+        fits[chosen].table(point),
+        path,
+        recipe=recipe,
+        process=process,
+        fitted_for=card,
+        scores=scores,
+        provenance=provenance,
+    )
     state_of(path).unlink(missing_ok=True)
 
     title = f"{stem}: learner {asked.learner.level}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from search.gaps import LIMIT
+from search.gaps import Gaps
 from solvers import Process, SolverSchedule, Step
 
 Steps = tuple[Step, ...]
@@ -54,7 +54,7 @@ def transplanted(schedule: SolverSchedule, process: Process, start: float, end: 
     """The schedule on another process between other ends: same lambdas and labels. Nodes outside the ends are left out."""
     if (schedule.process, schedule.start, schedule.times[-1]) == (process, start, end):
         return schedule
-    low, high = (_bounded(float(process.lambda_of(t))) for t in (start, end))
+    low, high = Gaps(process, start, end).lambdas([start, end])
     begins = [float(schedule.process.lambda_of(t)) for t in schedule.times[:-1]]
     first = max((i for i, level in enumerate(begins) if level <= low), default=0)
     kept = [
@@ -74,13 +74,9 @@ def _with(schedule: SolverSchedule, steps: Steps) -> SolverSchedule:
     return SolverSchedule(schedule.process, schedule.start, steps)
 
 
-def _bounded(level: float) -> float:
-    return min(max(level, -LIMIT), LIMIT)
-
-
 def _levels(schedule: SolverSchedule) -> list[float]:
-    """Lambda at every node; +-LIMIT stands for infinite ends."""
-    return [_bounded(float(schedule.process.lambda_of(t))) for t in schedule.times]
+    """Lambda at every node, finite."""
+    return Gaps(schedule.process, schedule.start, schedule.times[-1]).lambdas(schedule.times)
 
 
 def _time(process: Process, level: float) -> float:

@@ -36,6 +36,14 @@ LEVELS = (*NESTED, "compensation")
 CONSISTENCY = ("kept", "relaxed")
 
 
+def check_words(level: str, consistency: str) -> None:
+    """Raise CampaignError for a word that does not exist."""
+    if level not in LEVELS:
+        raise CampaignError(f"There is no learner level {level!r}; there are {', '.join(LEVELS)}.")
+    if consistency not in CONSISTENCY:
+        raise CampaignError(f"There is no consistency {consistency!r}; there are {', '.join(CONSISTENCY)}.")
+
+
 @dataclass(frozen=True)
 class Parametrisation:
     """theta [P] -> a table whose numbers are tensors, differentiable in theta."""
@@ -45,10 +53,7 @@ class Parametrisation:
     consistency: str = "kept"
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise CampaignError(f"There is no learner level {self.level!r}; there are {', '.join(LEVELS)}.")
-        if self.consistency not in CONSISTENCY:
-            raise CampaignError(f"There is no consistency {self.consistency!r}; there are {', '.join(CONSISTENCY)}.")
+        check_words(self.level, self.consistency)
         if any(step.eta for step in self.schedule.steps):
             raise ScheduleError("A schedule that injects noise cannot be learned towards a deterministic teacher.")
         if self.level == "compensation":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from search.errors import CampaignError
 from search.moves import transplanted
 from search.result import WARM
-from solvers import ScheduleError, SolverSchedule, load
+from solvers import ScheduleError, ScheduleFile, SolverSchedule, load
 from teacher.denoiser import Teacher
 
 SUFFIX = ".schedule.json"
@@ -31,28 +31,26 @@ def starts(paths: Iterable[str], teacher: Teacher, home: Path) -> tuple[Warm, ..
     """
     found: dict[str, Warm] = {}
     for path in map(Path, paths):
-        files = [path]
-        if path.is_dir():
-            files = [file for file in sorted(path.rglob(f"*{SUFFIX}")) if not file.resolve().is_relative_to(home.resolve()) and _fits(file)]
-        taken = [_start(file, teacher) for file in files]
+        inside = sorted(path.rglob(f"*{SUFFIX}")) if path.is_dir() else [path]
+        files = {p: load(p) for p in inside if not (path.is_dir() and p.resolve().is_relative_to(home.resolve()))}
+        taken = [_taken(p, file, teacher) for p, file in files.items() if not (path.is_dir() and _obstacle(file))]
         if not taken:
             raise CampaignError(f"{path} holds no {SUFFIX} with steps to start from.")
         found |= {start.id: start for start in taken}
     return tuple(found.values())
 
 
-def _fits(path: Path) -> bool:
-    recipe = load(path).recipe
-    return recipe is not None and all(step.method == "multistep" for step in recipe.steps)
-
-
-def _start(path: Path, teacher: Teacher) -> Warm:
-    file = load(path)
+def _obstacle(file: ScheduleFile) -> str:
+    """Why it cannot be taken along; empty if it can."""
     if file.recipe is None:
-        raise CampaignError(f"{path} carries rows but no recipe; only steps can be taken to another campaign.")
+        return "carries rows but no recipe; only steps can be taken to another campaign"
     others = sorted({step.method for step in file.recipe.steps} - {"multistep"})
-    if others:
-        raise CampaignError(f"{path} has steps of method {', '.join(others)}; only multistep ones can be taken to another campaign.")
+    return f"has steps of method {', '.join(others)}; only multistep ones can be taken to another campaign" if others else ""
+
+
+def _taken(path: Path, file: ScheduleFile, teacher: Teacher) -> Warm:
+    if file.recipe is None or _obstacle(file):
+        raise CampaignError(f"{path} {_obstacle(file)}.")
     try:
         schedule = transplanted(file.recipe, teacher.process, teacher.start, teacher.end)
     except ScheduleError as error:

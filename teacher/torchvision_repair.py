@@ -1,7 +1,7 @@
 """Let torchvision import beside a torch that it was not built for.
 
 torchvision's usual wheels are built for CUDA: beside a CPU torch the compiled operators do not load, and because it
-registers shapes for two of them, `import torchvision` fails, and with it lpips and diffusers. Nothing here calls those two
+declares shapes for two of them, `import torchvision` fails, and with it lpips and diffusers. Nothing here calls those two
 (they are for detection boxes), so that declaring them is enough. An installation that works is left alone.
 """
 
