@@ -176,7 +176,8 @@ def _row(record: RowRecord, operators: Mapping[str, Operator]) -> Row:
     return Row(record.slot, record.time, terms, e and Evaluation(e.label, e.alpha, e.sigma, e.knobs))
 
 
-def _record(row: Row) -> RowRecord:
+def record(row: Row) -> RowRecord:
+    """A row as a file has it."""
     terms = tuple((slot, key(row, slot) if isinstance(c, Operator) else number(c)) for slot, c in row.terms.items())
     e = row.evaluation
     return RowRecord(
@@ -221,7 +222,7 @@ def save(
             raise ScheduleError("Only scalar coefficients go into a version-1 file; this table holds a batch of candidates.")
     start = "mu + sigma * standard_normal" if owner.anchored else "sigma * standard_normal"
     said, tensors = packed(tableau, tableau.layout) if tableau.layout else ("scalar", b"")
-    executable = Executable(owner, tableau.nfe, tuple(map(_record, tableau.rows)), start, said)
+    executable = Executable(owner, tableau.nfe, tuple(map(record, tableau.rows)), start, said)
     sigmas = tuple(float(owner.sigma_of(float(row.time))) for row in tableau.rows)
     blank = ScheduleFile(
         FORMAT, VERSION, "", "", executable, golden_run(tableau), sigmas, recipe, fitted_for, tuple(scores), provenance or Provenance()

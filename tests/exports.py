@@ -35,6 +35,11 @@ def schedules(folder: Path) -> dict[str, Path]:
         "labels on a trained table": SolverSchedule(
             pipelines.TABLE, 999.0, (Step(to=700.0, label=990.0), Step(to=300.0, order=2, corrector=2, label=690.0), Step(to=-1.0))
         ),
+        "first answer guessed": SolverSchedule(
+            pipelines.TABLE,
+            999.0,
+            (Step(to=900.0, answer="unit-eps"), Step(to=500.0, order=2), Step(to=200.0, order=3, space="eps"), Step(to=-1.0)),
+        ),
         "labels on a flow": SolverSchedule(pipelines.FLOW, 1.0, (Step(to=0.7, label=0.95), Step(to=0.3, order=2), Step(to=0.0, label=0.2))),
     }
     for name, recipe in made.items():
@@ -62,7 +67,7 @@ class Everywhere:
         def denoiser(x: Tensor, at: Any) -> Tensor:
             return to_denoised(self.kind, self.network(x, at.label * self.scale), x, at.alpha, at.sigma)
 
-        return sample(denoiser, self.noise * float(self.file.tableau.evals[0].sigma), self.file.tableau)
+        return sample(denoiser, self.noise * float(self.file.tableau.initial_sigma), self.file.tableau)
 
     def diffusers(self) -> Tensor:
         """A pipeline with our scheduler; it draws x_T itself, so that is replaced."""
@@ -99,7 +104,7 @@ class Everywhere:
             f = self.network(torch.from_numpy(x), label * self.scale).numpy()
             return {"x0": f, "eps": (x - sigma * f) / alpha if alpha else f, "flow": (x - sigma * f) / (alpha + sigma)}[self.kind]
 
-        start = (self.noise * float(self.file.tableau.evals[0].sigma)).numpy()
+        start = (self.noise * float(self.file.tableau.initial_sigma)).numpy()
         return torch.from_numpy(np.asarray(scope["run"](self.path, denoiser, start)))
 
     def k_diffusion(self) -> Tensor:

@@ -4,10 +4,12 @@ import asyncio
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fake_comfyui
+import msgspec
 import pytest
 import torch
 from oracle import CASES, mixture
@@ -15,11 +17,14 @@ from torch import Tensor
 
 from solvers import (
     At,
+    Evaluation,
     FittedFor,
+    Row,
     ScheduleError,
     ScheduleFile,
     SolverSchedule,
     Step,
+    average_first,
     compile,
     draw,
     load,
@@ -32,6 +37,7 @@ from solvers.adapters.k_diffusion import sample_fewstep
 from solvers.adapters.lists import plain, rounding, sigmas_of, timesteps_of
 from solvers.commands.compatibility import compatibility
 from solvers.commands.export import export
+from solvers.enter import entered
 from solvers.prediction import from_denoised, to_denoised
 
 F64 = torch.float64
@@ -74,15 +80,33 @@ def test_the_k_diffusion_function_draws_our_picture(name: str, where: str, writt
     assert (ours - theirs).abs().max() <= 1e-9 * ours.abs().max()
 
 
-def test_a_schedule_that_asks_nobody_at_its_start_is_no_list_of_sigmas(written: Any):
-    file = written(SolverSchedule(TABLE, 999.0, (Step(to=500.0, answer="zero-x0"), Step(to=100.0))))
-    with pytest.raises(ScheduleError, match="does not ask its network at x_T"):
-        sigmas_of(file)
-    with pytest.raises(ScheduleError, match="does not ask its network at x_T"):
-        sample_fewstep(as_k_model(file, "x0"), torch.ones(1, 3), None, schedule=file)
-    said = compatibility(file)
-    assert said["diffusers"].startswith("cannot")
-    assert said["comfyui"].startswith("cannot")
+@pytest.mark.parametrize("answer", ["zero-x0", "unit-eps"])
+@pytest.mark.parametrize("where", ["ve", "vp-linear", "vp-discrete", "flow"])
+def test_a_first_step_without_the_network_is_noise_of_another_size(answer: Any, where: str, written: Any):
+    case = CASES[where]
+    times = case.grid(4, clean=True) if where != "ve" else [80.0, 20.0, 4.0, 1.0, 0.0]
+    steps = [Step(to=t, order=min(3, i + 1), space="eps" if i == 2 else "x0") for i, t in enumerate(times[1:])]
+    file = written(SolverSchedule(case.process, times[0], (msgspec.structs.replace(steps[0], answer=answer), *steps[1:])))
+    assert file.tableau.rows[0].evaluation is None
+    assert len(sigmas_of(file)) == 4
+    n = draw([1, 2], (3, 4), "xT", dtype=F64)
+    ours = sample(of_network("x0"), n * file.tableau.initial_sigma, file.tableau)
+    theirs = sample_fewstep(as_k_model(file, "x0"), n * sigmas_of(file)[0], torch.tensor(sigmas_of(file)), schedule=file)
+    assert (ours - theirs).abs().max() <= 1e-9 * ours.abs().max()
+    begun = entered(file.tableau)
+    torch.testing.assert_close(sample(of_network("x0"), n * begun.initial_sigma, begun), ours, rtol=1e-12, atol=1e-12)
+    assert entered(begun) is begun
+    assert compatibility(file)["diffusers"].startswith("cannot" if where == "flow" else "everything")
+    assert compatibility(file)["comfyui"].startswith("everything")
+
+
+def test_a_first_state_that_is_more_than_noise_begins_nothing():
+    picture = average_first(compile(preset("ddim", [80.0, 20.0, 4.0, 0.0], process("ve"))), 0.5)
+    with pytest.raises(ScheduleError, match="more than a multiple of x_T"):
+        entered(picture)
+    upside_down = replace(picture, rows=(Row("x0", 80.0, {"xT": -1.0}, Evaluation(80.0, 1.0, 80.0)), Row("x1", 0.0, {"D0": 1.0})))
+    with pytest.raises(ScheduleError, match="no noise to begin with"):
+        entered(upside_down)
 
 
 @pytest.mark.parametrize("kind", ["eps", "v", "x0"])

@@ -37,6 +37,8 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     prediction_type  what the pipeline's network answers: "epsilon", "sample", "v_prediction" or "flow_prediction"
     timestep_scale   the network is told timestep_scale * label (1000 for flow pipelines)
     schedule_id      the sampler's name: the id of the file it comes from
+    initial_sigma    `init_noise_sigma`, where that is not the sigma of the first evaluation: a schedule begun behind a first step
+                     without the network starts from what that step makes of noise
 
     `timesteps` has one entry per evaluation, so `num_inference_steps` must be the schedule's own count. Lists that a pipeline
     passes (`sigmas`, `timesteps`, `mu`) are accepted if their length fits, and change nothing: a schedule is a whole.
@@ -53,10 +55,11 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         timestep_scale: float = 1.0,
         num_train_timesteps: int = 1000,
         schedule_id: str = "",
+        initial_sigma: float | None = None,
     ) -> None:
         if prediction_type not in PREDICTIONS:
             raise ScheduleError(f"There is no prediction_type {prediction_type!r}; there are {', '.join(PREDICTIONS)}.")
-        self.tableau = Tableau(tuple(_config_row(row) for row in rows))
+        self.tableau = Tableau(tuple(_config_row(row) for row in rows), sigma=initial_sigma)
         first = self.tableau.rows[0]
         if first.evaluation is None or dict(first.terms) != {START: 1.0}:
             raise ScheduleError("A pipeline asks its network at x_T, but this schedule changes x_T before its first evaluation.")
@@ -70,7 +73,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
     @property
     def init_noise_sigma(self) -> float:
         """x_T is this times standard normal noise."""
-        return float(self.tableau.evals[0].sigma)
+        return float(self.tableau.initial_sigma)
 
     @property
     def guidance(self) -> list[float | None]:

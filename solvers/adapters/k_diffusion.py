@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..enter import entered
 from ..errors import ScheduleError
 from ..file import ScheduleFile, load
 from ..prediction import Prediction, from_denoised, to_denoised
@@ -52,8 +53,8 @@ def sample_fewstep(
     Returns the sample itself (not divided by alpha): every framework returns the same picture. Raises ScheduleError.
     """
     file = schedule if isinstance(schedule, ScheduleFile) else load(schedule)
-    table, process = file.tableau, file.process
-    state_times(file)  # raises where x_T cannot have been made from a list
+    state_times(file)  # raises where x cannot have been made from a list
+    table, process = entered(file.tableau), file.process
     if sigmas is not None and len(sigmas) != table.nfe + 1:
         raise ScheduleError(f"This schedule makes {table.nfe} evaluations and goes with {table.nfe + 1} sigmas, not {len(sigmas)}.")
     kind = prediction or (file.fitted_for.prediction if file.fitted_for else "")
@@ -73,7 +74,8 @@ def sample_fewstep(
         return denoised
 
     noise = _noises(table, process, noise_sampler or (lambda a, b: torch.randn_like(x)))
-    return sample(denoiser, x * _scale(process, table.evals[0].at), table, noise or None)
+    first = table.evals[0].at
+    return sample(denoiser, x * (float(table.initial_sigma) / float(_sigma(process, first))), table, noise or None)
 
 
 def _scale(process: Process, at: At) -> float:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ..enter import entered
 from ..errors import ScheduleError
 from ..file import ScheduleFile
 from ..kinds import Field
@@ -11,15 +12,13 @@ from ..process import name_of
 
 
 def state_times(file: ScheduleFile) -> list[float]:
-    """The time of every state that is evaluated. Raises ScheduleError where x_T is none of them, or where a sigma is not enough."""
-    if file.tableau.rows[0].evaluation is None:
-        raise ScheduleError("This schedule does not ask its network at x_T (an analytical first step): no list of evaluations starts it.")
+    """The time of every state that is evaluated. Raises ScheduleError where no noise alone is the first, or where a sigma is not enough."""
     layout = file.tableau.layout
     if layout is not None and layout.kind != Field.kind:
         raise ScheduleError(
             f"The states of this schedule are mixed by coefficients of kind {layout.kind!r}; no list of sigmas says their noise."
         )
-    return list(file.tableau.asked)
+    return list(entered(file.tableau).asked)
 
 
 def sigmas_of(file: ScheduleFile) -> list[float]:

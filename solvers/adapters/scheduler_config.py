@@ -4,9 +4,11 @@ from typing import Any
 
 import msgspec
 
+from ..enter import entered
 from ..errors import ScheduleError
-from ..file import ScheduleFile
+from ..file import ScheduleFile, record
 from ..process import VPDiscrete, name_of
+from ..tableau import Tableau
 
 TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
 
@@ -26,13 +28,25 @@ def scheduler_config(file: ScheduleFile, prediction: str = "", timestep_scale: f
     known = prediction or fitted or ("flow" if name_of(file.process) == "flow" else "")
     if known not in TYPES:
         raise ScheduleError(f"This file does not say what its network predicts; give one of {', '.join(TYPES)}, not {known!r}.")
+    table = begun(file)
     scale = timestep_scale if timestep_scale is not None else 1000.0 if name_of(file.process) == "flow" else 1.0
     trained = len(file.process.alphas_cumprod) if isinstance(file.process, VPDiscrete) else 1000
     return {
         "_class_name": "FewstepScheduler",
-        "rows": msgspec.to_builtins(file.executable.rows),
+        "rows": msgspec.to_builtins([record(row) for row in table.rows]),
         "prediction_type": TYPES[known],
         "timestep_scale": scale,
         "num_train_timesteps": trained,
         "schedule_id": file.id,
+        "initial_sigma": table.sigma,
     }
+
+
+def begun(file: ScheduleFile) -> Tableau:
+    """The table as a pipeline runs it, from its first evaluation on. Raises ScheduleError where a pipeline cannot begin there."""
+    table = entered(file.tableau)
+    if table is not file.tableau and name_of(file.process) == "flow":
+        raise ScheduleError(
+            "A flow pipeline starts from noise of its own size, and this schedule's first step, without the network, scales it."
+        )
+    return table

@@ -1,14 +1,14 @@
 """What each program can run of a schedule, in one sentence each."""
 
 from ..adapters.lists import rounding, state_times
+from ..adapters.scheduler_config import begun
 from ..compile import compile
+from ..enter import entered
 from ..errors import ScheduleError
 from ..file import ScheduleFile
 from ..grids import times
-from ..kinds import Field
 from ..presets import preset
 from ..process import name_of
-from ..tableau import START
 
 
 def compatibility(file: ScheduleFile) -> dict[str, str]:
@@ -26,18 +26,19 @@ def compatibility(file: ScheduleFile) -> dict[str, str]:
 def _diffusers(file: ScheduleFile) -> str:
     if file.tableau.layout is not None:
         return "cannot run: its coefficients are tensors, and a scheduler_config.json holds numbers"
-    first = file.tableau.rows[0]
-    if first.evaluation is None or dict(first.terms) != {START: 1.0}:
-        return "cannot run: x_T is changed before the first evaluation"
+    try:
+        begun(file)
+    except ScheduleError as error:
+        return f"cannot run: {error}"
     guided = any("guidance" in e.knobs for e in file.tableau.evals)
     return "everything" + ("; guidance per evaluation through the callback `scheduler.guide`" if guided else "")
 
 
 def _k_diffusion(file: ScheduleFile) -> str:
-    if file.tableau.rows[0].evaluation is None:
-        return "cannot run: nothing is asked at x_T"
-    if file.tableau.layout is not None and file.tableau.layout.kind != Field.kind:
-        return "cannot run: no list of sigmas says what noise its states have"
+    try:
+        state_times(file)
+    except ScheduleError as error:
+        return f"cannot run: {error}"
     knobs = sorted({name for e in file.tableau.evals for name in e.knobs} - {"guidance"})
     if knobs:
         return f"cannot run: no {', '.join(knobs)} there"
@@ -72,7 +73,9 @@ def _is_first_order(file: ScheduleFile) -> bool:
         euler = compile(preset("ddim", times(states), file.process))
     except ScheduleError:  # states that repeat, or go up
         return False
-    return len(euler.rows) == len(file.tableau.rows) and file.tableau.apart(euler) < 1e-10
+    table = entered(file.tableau)
+    alike = abs(float(table.initial_sigma) / float(table.evals[0].sigma) - 1) < 1e-10
+    return alike and len(euler.rows) == len(table.rows) and table.apart(euler) < 1e-10
 
 
 def _lists(file: ScheduleFile) -> str:
