@@ -1,14 +1,17 @@
 """The best that is known: every preset on every grid, the grids' own numbers tuned, with at least as many evaluations as the search.
 
-Half of them go to all solvers on a few grids each, the other half to the best kinds of solvers on many grids.
+Half of them go to all solvers on a few grids each, the best kinds again with an analytical first step (Dockhorn et al. 2022, GENIE,
+section 4: eps = x / |x| where sampling starts, and a step more for the evaluation saved), the other half to the best on many grids.
 They are scored on `fit` like any trial; the best few again on `select`, and the best there is the baseline of the report.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from search.result import Known
-from solvers import DISTINCT, Process, SolverSchedule, named_grid, preset
+from solvers import DISTINCT, Process, ScheduleError, SolverSchedule, compile, named_grid, preset
 from solvers.presets import steps_for_nfe
 from solvers.process import name_of
 from teacher.denoiser import Teacher
@@ -45,33 +48,68 @@ def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
     return [Known(name, dict(o), grid, g, nfe) for grid, g in found for name, o in solvers]
 
 
+def guessed(teacher: Teacher, scored: Sequence[Known], kinds: int) -> list[Known]:
+    """The best `kinds` on the grids they were scored on, with an analytical first step where they can do without that answer."""
+    best = [how(item) for item in _best_kinds(scored, kinds)]
+    found = (msgspec.structs.replace(item, answer="unit-eps", fit=None, select=None) for item in scored if how(item) in best)
+    return [item for item in found if possible(item, teacher)]
+
+
 def finer(teacher: Teacher, scored: Sequence[Known], kinds: int, count: int) -> list[Known]:
     """At least `count` more, unscored: the best `kinds` of solvers with their options, on many grids."""
-    best: list[Known] = []
-    for item in scored:
-        if len(best) < kinds and (item.solver, item.options) not in [(b.solver, b.options) for b in best]:
-            best.append(item)
-    seen = [(item.solver, item.options, item.grid, item.grid_options) for item in scored]
+    best = _best_kinds(scored, kinds)
+    seen = [(how(item), item.grid, item.grid_options) for item in scored]
     each = max(6, -(-count // max(1, len(best))))
     while True:
         found = list(grids(teacher.process, teacher.start, teacher.end, each))
-        new = [Known(b.solver, b.options, grid, g, b.nfe) for b in best for grid, g in found if (b.solver, b.options, grid, g) not in seen]
+        new = [
+            msgspec.structs.replace(b, grid=grid, grid_options=g, fit=None, select=None)
+            for b in best
+            for grid, g in found
+            if (how(b), grid, g) not in seen
+        ]
         if len(new) >= count or not best:
             return new
         each += 2
 
 
+def how(known: Known) -> tuple[Any, ...]:
+    """What a record is aside from its grid."""
+    return known.solver, known.options, known.answer
+
+
+def _best_kinds(scored: Sequence[Known], kinds: int) -> list[Known]:
+    """The first of each way to solve, in the given order."""
+    best: list[Known] = []
+    for item in scored:
+        if len(best) < kinds and how(item) not in map(how, best):
+            best.append(item)
+    return best
+
+
 def schedule(known: Known, teacher: Teacher) -> SolverSchedule:
-    """What a record stands for."""
-    steps = steps_for_nfe(known.solver, known.nfe, teacher.end == teacher.process.t_clean)
-    assert steps is not None  # `candidates` makes only such records
+    """What a record stands for. Raises ScheduleError if there is no such schedule, as `possible` says."""
+    asks = known.answer == "network"
+    steps = steps_for_nfe(known.solver, known.nfe + (not asks), teacher.end == teacher.process.t_clean)
+    if steps is None:
+        raise ScheduleError(f"Preset {known.solver!r} cannot spend exactly {known.nfe} evaluations.")
     times = named_grid(known.grid, teacher.process, steps, teacher.start, teacher.end, **known.grid_options)
-    return preset(known.solver, times, teacher.process, **dict[str, Any](known.options))
+    found = preset(known.solver, times, teacher.process, **dict[str, Any](known.options))
+    first = msgspec.structs.replace(found.steps[0], answer=known.answer)
+    return found if asks else msgspec.structs.replace(found, steps=(first, *found.steps[1:]))
 
 
-def best_per_solver(known: Sequence[Known]) -> list[Known]:
-    """The first of each solver, in the given order."""
+def possible(known: Known, teacher: Teacher) -> bool:
+    """Whether there is such a schedule, of exactly the record's evaluations."""
+    try:
+        return compile(schedule(known, teacher)).nfe == known.nfe
+    except ScheduleError:
+        return False
+
+
+def best_per_kind(known: Sequence[Known]) -> list[Known]:
+    """The first of each solver, with its first answer and without, in the given order."""
     first: dict[str, Known] = {}
     for item in known:
-        first.setdefault(item.solver, item)
+        first.setdefault(item.kind, item)
     return list(first.values())

@@ -31,7 +31,7 @@ class Choices:
     """
 
     method: str = "multistep"
-    answer: tuple[str, ...] = ("network",)
+    answer: tuple[str, ...] = ("network", "unit-eps")
     order: tuple[int, ...] = (1, 2, 3, 4)
     space: tuple[str, ...] = ("x0", "eps", "flow")
     domain: tuple[str, ...] = ("lambda", "t", "index")

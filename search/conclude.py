@@ -59,7 +59,7 @@ def conclude(
     reads = count_read(campaign.directory)
     test = campaign.on("test")
     targets = test.targets
-    best = [known[0], *(item for item in baselines.best_per_solver(known) if item.solver != known[0].solver)][:10]
+    best = baselines.best_per_kind(known)[:10]
     rivals = [Sampler(item.name, steps := baselines.schedule(item, teacher), compile(steps), steps) for item in best]
     samplers = [ours, rivals[0], *([searched] if ours is not searched else []), *rivals[1:]]
     pictures = [test.images(sampler.table) for sampler in campaign.progress.track(samplers, description="test")]

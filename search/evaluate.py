@@ -2,7 +2,7 @@
 
 Candidates of equal NFE advance side by side, level by level: at each level those whose states are still the same (the same
 rows so far, so the same x, at and knobs) are asked for once, and the rest go to the network together, in batches that
-run side by side. The first evaluation is always shared. `Cost` counts what the candidates ask and what the network did.
+run side by side. What is asked at x_T is always shared. `Cost` counts what the candidates ask and what the network did.
 """
 
 import itertools
@@ -130,8 +130,9 @@ class Evaluator:
                 batches = pool.map(self._ask, itertools.repeat(request), calls, [tableaus[part[0]].evals[level].knobs for part in calls])
                 for part, batch in zip(calls, batches, strict=True):
                     answers |= zip((here[k] for k in part), batch, strict=True)
-                if level == 0:  # what most begin with is asked once for all batches: the network at x_T
-                    self._first = {key: answers[key] for key, _ in Counter(here).most_common(1)}
+                if level == 0:  # what most begin with is asked once for all batches: the network at x_T, which nothing has rounded yet
+                    asked = Counter(key for key in here if key[0][0] == 1.0)
+                    self._first = {key: answers[key] for key, _ in asked.most_common(1)} or self._first
                 state, request = advance(state, torch.cat([answers[key] for key in here]))
         return state.x.unflatten(0, (count, seeds))
 

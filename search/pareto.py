@@ -48,11 +48,11 @@ def conclude_all(
     started: float,
 ) -> Front:
     """Conclude every NFE that is not concluded yet, and write what they are together."""
-    best = {nfe: baselines.best_per_solver(known) for nfe, (known, _) in tuned.items()}
+    best = {nfe: baselines.best_per_kind(known) for nfe, (known, _) in tuned.items()}
     results: list[Result] = []
     for nfe, (known, cost) in tuned.items():
-        here, favourites = campaign.at(nfe), {item.solver for item in best[nfe][:4]}
-        curves = [item for solvers in best.values() for item in solvers if item.solver in favourites]
+        here, favourites = campaign.at(nfe), {item.kind for item in best[nfe][:4]}
+        curves = [item for solvers in best.values() for item in solvers if item.kind in favourites]
         kept = result.concluded(here.directory / "result.json", campaign.settings.learner)
         results.append(kept or conclude(here, known, cost, curves, of_nfe(trials, nfe), mirror, started))
     errors = {nfe: min(item.fit for item in known if item.fit is not None) for nfe, (known, _) in tuned.items()}

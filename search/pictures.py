@@ -80,12 +80,12 @@ def work_precision(result: Result) -> Figure:
     """Error against evaluations: known solvers on `select`, the best of them and the found schedule on `test`, the teacher's own."""
     figure = _figure(6, 5.2)
     axes = _log_axes(figure, "network evaluations per sample (NFE)", result.objective)
-    best, others = result.known[0].solver if result.known else "", itertools.cycle(OTHERS)
-    for solver in sorted({item.solver for item in result.curves}, key=lambda name: (name != best, name)):
-        color, marker = (KNOWN, "o") if solver == best else next(others)
-        points = sorted((k.nfe, k.select) for k in result.curves if k.solver == solver and k.select and math.isfinite(k.select))
+    best, others = result.known[0].kind if result.known else "", itertools.cycle(OTHERS)
+    for kind in sorted({item.kind for item in result.curves}, key=lambda name: (name != best, name)):
+        color, marker = (KNOWN, "o") if kind == best else next(others)
+        points = sorted((k.nfe, k.select) for k in result.curves if k.kind == kind and k.select and math.isfinite(k.select))
         nfe, error = [p[0] for p in points], [p[1] for p in points]
-        axes.plot(nfe, error, color=color, marker=marker, ms=4.5, lw=1.4, label=f"{solver}, selection seeds")
+        axes.plot(nfe, error, color=color, marker=marker, ms=4.5, lw=1.4, label=f"{kind}, selection seeds")
     if result.objective == "rmse":  # the other objectives have no test value of their own
         _point(axes, result.baseline, {"marker": "o", "color": KNOWN, "mfc": "white", "ms": 7}, "best known, test seeds")
         _point(axes, result.found, {"marker": "*", "color": FOUND, "ms": 11}, "found, test seeds")

@@ -96,7 +96,7 @@ def enqueued(campaign: Campaign, known: Sequence[Known]) -> list[tuple[Params, s
         first = first if first.answer in answers else msgspec.structs.replace(first, answer=answers[0])
         schedule = msgspec.structs.replace(start.schedule, steps=(first, *rest))
         found.append((campaign.space.nearest(fitted(schedule, campaign.nfe)), start.origin))
-    chosen = [*baselines.best_per_solver(known)[:12], *known[:8]]
+    chosen = [*baselines.best_per_kind(known)[:12], *known[:8]]
     for item in [item for index, item in enumerate(chosen) if item not in chosen[:index]]:
         try:
             found.append((campaign.space.encode(baselines.schedule(item, campaign.teacher)), item.name))

@@ -46,7 +46,8 @@ class Scored(msgspec.Struct, frozen=True):
 class Known(msgspec.Struct, frozen=True):
     """One known solver on one grid, as it scored while it was tuned (None: not scored, or diverged).
 
-    `options` go to `preset`, `grid_options` to `named_grid`.
+    `options` go to `preset`, `grid_options` to `named_grid`. answer: that of the first step (`Step.answer`); where nobody is asked
+    for it there is a step more.
     """
 
     solver: str
@@ -54,14 +55,20 @@ class Known(msgspec.Struct, frozen=True):
     grid: str
     grid_options: dict[str, float]
     nfe: int
+    answer: str = "network"
     fit: float | None = None
     select: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """The solver, and whether its first step is the analytical one (AFS)."""
+        return self.solver if self.answer == "network" else f"{self.solver} with AFS"
 
     @property
     def name(self) -> str:
         """What a table calls it."""
         words = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in (self.options | self.grid_options).items()]
-        return f"{self.solver} on {self.grid}" + (f" ({', '.join(words)})" if words else "")
+        return f"{self.kind} on {self.grid}" + (f" ({', '.join(words)})" if words else "")
 
 
 class Finished(msgspec.Struct, frozen=True):

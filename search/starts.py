@@ -1,10 +1,10 @@
 """Where learning starts from: files that were named, or else the best known solvers, tuned for the model and the budget."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from rich.progress import Progress
 
 from search import baselines, storage
@@ -15,7 +15,7 @@ from search.result import Known
 from search.settings import Named, Settings
 from search.space import table_distance
 from search.tune import tune_known
-from solvers import FittedFor, Provenance, ScheduleError, ScheduleFile, SolverSchedule, Tableau, compile, load
+from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, Tableau, compile, load
 from solvers.commands.interpolate import for_nfe
 from teacher.denoiser import Teacher
 
@@ -67,35 +67,14 @@ def tuned(settings: Settings, progress: Progress) -> tuple[Campaign, list[Known]
 
 
 def of_known(ours: Campaign, known: Sequence[Known]) -> list[Start]:
-    """The best on `select` of the best known solvers of each kind, as they are and with a guessed first answer."""
-    kinds = baselines.best_per_solver(known)[:KINDS]
+    """The best known solvers of each kind, best on `select` first."""
     provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
-    plain = [Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in kinds]
-    found = list(distinct([*plain, *guessed(kinds, ours.teacher, provenance)]))
-    scores = ours.scores([compile(start.schedule) for start in found], "select")
-    return [found[k] for k in sorted(range(len(found)), key=scores.__getitem__)[:COUNT]]
+    kinds = baselines.best_per_kind(known)[:KINDS]
+    found = distinct(Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in kinds)
+    return list(itertools.islice(found, COUNT))
 
 
-def guessed(known: Sequence[Known], teacher: Teacher, provenance: Provenance) -> Iterator[Start]:
-    """The same solvers with one step more and no evaluation at the start, where the answer is nearly known: eps = x / |x|.
-
-    The analytical first step of Dockhorn et al. 2022 (GENIE), section 4. Solvers that need that answer are left out.
-    """
-    clean = teacher.end == teacher.process.t_clean
-    longer = (msgspec.structs.replace(item, nfe=item.nfe + 1) for item in known)
-    for item in (item for item in longer if baselines.steps_for_nfe(item.solver, item.nfe, clean)):
-        try:
-            schedule = baselines.schedule(item, teacher)
-            first = msgspec.structs.replace(schedule.steps[0], answer="unit-eps")
-            schedule = SolverSchedule(schedule.process, schedule.start, (first, *schedule.steps[1:]))
-            if compile(schedule).nfe == item.nfe - 1:
-                name = f"{item.name}, first answer guessed"
-                yield Start(schedule, name, name, provenance)
-        except ScheduleError:
-            continue
-
-
-def distinct(starts: Sequence[Start]) -> Iterator[Start]:
+def distinct(starts: Iterable[Start]) -> Iterator[Start]:
     """Without those that sample like one before: some solvers are others until their numbers are learned."""
     before: list[Tableau] = []
     for start in starts:

@@ -31,15 +31,17 @@ def tune_known(campaign: Campaign, board: Board) -> tuple[list[Known], Cost]:
     if not wanted:
         raise CampaignError(f"No known solver can spend exactly {nfe} evaluations.")
     coarse = ranked(scored(campaign, board, wanted, "fit", "known solvers"))
-    finer = baselines.finer(campaign.teacher, coarse, KINDS, count - len(wanted))
+    guessed = baselines.guessed(campaign.teacher, coarse, 2 * KINDS)
+    coarse = ranked(coarse + scored(campaign, board, guessed, "fit", "known solvers, first answer guessed"))
+    finer = baselines.finer(campaign.teacher, coarse, KINDS, max(count - len(wanted), count // 2))
     known = ranked(coarse + scored(campaign, board, finer, "fit", "known solvers, finer grids"))
-    best = {id(item) for item in (*known[: settings.budget.finalists], *baselines.best_per_solver(known))}
+    best = {id(item) for item in (*known[: settings.budget.finalists], *baselines.best_per_kind(known))}
     finalists = [item for item in known if id(item) in best]
     select = scored(campaign, board, finalists, "select", "known solvers, finalists")
     select.sort(key=lambda item: value(item.select))
     ordered = select + [item for item in known if id(item) not in best]
     seeds = settings.seeds
-    cost = beginning_alike(len(wanted) + len(finer), nfe, seeds.fit) + beginning_alike(len(select), nfe, seeds.select)
+    cost = beginning_alike(len(wanted) + len(guessed) + len(finer), nfe, seeds.fit) + beginning_alike(len(select), nfe, seeds.select)
     write_atomically(path, msgspec.json.encode((ordered, cost)))
     return ordered, cost
 
@@ -72,12 +74,7 @@ def other_budgets(campaign: Campaign, board: Board, known: Sequence[Known]) -> l
     """For the work-precision curve: the best few known solvers, their grids unchanged, at the budgets around, scored on `select`."""
     nfe = campaign.nfe
     near = [n for n in range(max(2, nfe - 3), nfe + 6) if n != nfe]
-    clean = campaign.teacher.end == campaign.teacher.process.t_clean
-    best = baselines.best_per_solver(known)[:4]
-    wanted = [
-        msgspec.structs.replace(item, nfe=n, fit=None, select=None)
-        for item in best
-        for n in near
-        if baselines.steps_for_nfe(item.solver, n, clean)
-    ]
+    best = baselines.best_per_kind(known)[:4]
+    others = (msgspec.structs.replace(item, nfe=n, fit=None, select=None) for item in best for n in near)
+    wanted = [item for item in others if baselines.possible(item, campaign.teacher)]
     return scored(campaign, board, wanted, "select", "other budgets") + best

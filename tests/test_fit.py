@@ -9,6 +9,7 @@ import torch
 from oracle import EVERYWHERE
 from rich.progress import Progress
 
+from search import baselines
 from search.errors import CampaignError
 from search.fit import Fit, Learner, Point
 from search.follow import followed, state_of
@@ -18,8 +19,8 @@ from search.perceptual import PerceptualError
 from search.residuals import Batch, batches, jacobians, linearise
 from search.result import Known
 from search.space import table_distance
-from search.starts import Start, distinct, guessed, of_files
-from solvers import PRESETS, At, Provenance, ScheduleError, compile, preset, save
+from search.starts import Start, distinct, of_files
+from solvers import PRESETS, At, ScheduleError, compile, preset, save
 from solvers import load as read
 from solvers.grids import named_grid
 from teacher.models import digits, load
@@ -228,10 +229,10 @@ def test_fits_killed_anywhere_end_at_the_same_bits_and_share_one_loss(scene, tmp
 
 
 def test_known_solvers_with_a_guessed_first_answer_spend_the_same_evaluations(scene):
-    wanted = [Known(name, {}, "uniform", {}, 4) for name in ("dpmpp-2m", "heun", "ddim", "unipc-3")]
-    found = list(guessed(wanted, scene[0], Provenance()))
-    assert [one.name.split()[0] for one in found] == ["dpmpp-2m", "ddim", "unipc-3"]
-    assert {compile(one.schedule).nfe for one in found} == {4}
+    scored = [Known(name, {}, "uniform", {}, 4, fit=0.1) for name in ("dpmpp-2m", "heun", "ddim", "unipc-3", "unipc-2")]
+    found = baselines.guessed(scene[0], scored, 4)
+    assert [item.name for item in found] == [f"{name} with AFS on uniform" for name in ("dpmpp-2m", "ddim", "unipc-3")]
+    assert {compile(baselines.schedule(item, scene[0])).nfe for item in found} == {4}
 
 
 def test_starts_that_sample_alike_count_once(scene):

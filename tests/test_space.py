@@ -72,7 +72,7 @@ def test_a_point_of_any_space_costs_the_budget_and_its_schedule_comes_back_to_th
 
 
 def test_with_a_first_step_that_asks_nobody_a_candidate_takes_a_step_more():
-    space = space_of(CONF["full"] | {"answer": ["network", "unit-eps"]}, "ve", 5)
+    space = space_of(CONF["full"], "ve", 5)
     assert {"answer0", "gap5", "order5"} < set(space.distributions())
     lengths = {(s.steps[0].answer, len(s.steps)) for s in map(space.decode, random_points(space, 20))}
     assert lengths == {("network", 5), ("unit-eps", 6)}
@@ -169,9 +169,8 @@ def test_a_two_stage_solver_lies_outside_and_says_so():
 
 
 def test_a_word_that_is_switched_off_is_no_parameter_and_no_choice():
-    space = Space(
-        *PROCESSES["ve"], 5, order=(2,), space=("x0",), domain=("lambda",), moment=("bh2",), corrector=(0,), relax=(1, 1), label=(0, 0)
-    )
+    words = {"answer": ("network",), "order": (2,), "space": ("x0",), "domain": ("lambda",), "moment": ("bh2",), "corrector": (0,)}
+    space = Space(*PROCESSES["ve"], 5, **words, relax=(1, 1), label=(0, 0))
     assert set(space.distributions()) == {"gap1", "gap2", "gap3", "gap4"}
     schedules = [space.decode(params) for params in random_points(space, 5)]
     assert all(step.order in (1, 2) and step.space == "x0" and step.relax == 1 for s in schedules for step in s.steps)
