@@ -13,7 +13,8 @@ from search.result import Front
 from solvers.atomic import write_atomically
 
 NOTE = """<p class=note>RMSE to the teacher over seeds and pixels, in network units, on the test seeds; ratio: RMSE over the best known
-solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds. Every file has a report beside it.</p>"""
+solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds; AFS: an analytical first step, without the network.
+Every file has a report beside it.</p>"""
 
 
 def headline(front: Front) -> tuple[str, str]:

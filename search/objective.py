@@ -8,6 +8,8 @@ Of seeds, where a record is an error, of a sample against the teacher's own of t
     l1           mean absolute error
     lpips-alex   mean LPIPS on AlexNet features (search.perceptual)
     lpips-vgg    mean LPIPS on VGG16 features
+Several with a plus, such as rmse+lpips-alex, are the mean over samples of the geometric mean of each one's errors (its RMSE, its
+LPIPS), so none needs a weight.
 
 Of sets, where a record holds the features of both, and which belongs to which seed is not asked (search.sets):
     frechet-pixels, frechet-alex, frechet-vgg   squared Frechet distance
@@ -17,7 +19,7 @@ paired, so nothing is raced on them: every candidate gets every seed.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +40,20 @@ def squared(found: Tensor, wanted: Tensor) -> Tensor:
 def absolute(found: Tensor, wanted: Tensor) -> Tensor:
     """Mean absolute error per sample."""
     return (found - wanted).double().abs().flatten(1).mean(1)
+
+
+def _geometric(measures: Sequence[Measure]) -> Measure:
+    """The geometric mean of several errors, sample by sample."""
+
+    def measure(found: Tensor, wanted: Tensor) -> Tensor:
+        return torch.stack([each(found, wanted).double() for each in measures]).log().mean(0).exp()
+
+    return measure
+
+
+def _rooted(found: Tensor, wanted: Tensor) -> Tensor:
+    """Each sample's RMSE."""
+    return squared(found, wanted).sqrt()
 
 
 def mean(errors: Tensor) -> Tensor:
@@ -92,13 +108,18 @@ NAMES = ("rmse", "seed-rmse", "l1", *(f"lpips-{n}" for n in NETWORKS), *(f"{kind
 
 
 def looks(name: str) -> bool:
-    """Whether it is a classifier that looks: at pictures, and at nothing else."""
-    return name.endswith(NETWORKS)
+    """Whether a classifier looks, at pictures and at nothing else."""
+    return any(part.endswith(NETWORKS) for part in name.split("+"))
 
 
 @functools.lru_cache(maxsize=8)
 def objective(name: str) -> Objective:
     """The objective of that name. Raises CampaignError, or PerceptualError where LPIPS has no weights."""
+    if "+" in name:
+        parts = [objective(part) for part in name.split("+")]
+        if any(part.kind == "sets" for part in parts):
+            raise CampaignError(f"Only errors of seeds go together, so {name!r} is no objective.")
+        return Objective(name, _geometric([_rooted if part.measure is squared else part.measure for part in parts]), mean)
     if name == "rmse":
         return Objective(name, squared, root_mean)
     if name == "seed-rmse":
@@ -106,7 +127,7 @@ def objective(name: str) -> Objective:
     if name == "l1":
         return Objective(name, absolute, mean)
     if name not in NAMES:
-        raise CampaignError(f"There is no objective {name!r}; there are {', '.join(NAMES)}.")
+        raise CampaignError(f"There is no objective {name!r}; there are {', '.join(NAMES)}, and several of seeds with a plus.")
     kind, of = name.split("-")
     if kind == "lpips":
         return Objective(name, perceptual.load(of), mean)  # pyright: ignore[reportArgumentType]

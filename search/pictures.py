@@ -168,7 +168,7 @@ def progress(result: Result) -> Figure:
 
 @_styled
 def steps(found: SolverSchedule, known: SolverSchedule | None, names: Sequence[str]) -> Figure:
-    """Where both schedules evaluate and how: shape is the space, the number the order, ticks are correctors, arrows labels."""
+    """Where both step and how: shape is the space, hollow asks nobody, the number the order, ticks are correctors, arrows labels."""
     lanes = [(s, name, color) for s, name, color in zip((found, known), names, (FOUND, KNOWN), strict=False) if s is not None]
     figure = _figure(9, 1.15 + 1.35 * len(lanes))
     axes = figure.add_subplot(xlabel="noise level, sigma / alpha", xscale="log", ylim=(0.4 - len(lanes), 0.65), yticks=[])
@@ -189,6 +189,8 @@ def steps(found: SolverSchedule, known: SolverSchedule | None, names: Sequence[s
     key += [("|", 11, "c2: corrected with 2 evaluations")] if any(step.corrector for step in every) else []
     key += [(">", 7, "time told to the network")] if any(step.label is not None for step in every) else []
     handles = [Line2D([], [], ls="", marker=marker, ms=size, mew=size / 6, color=INK, label=label) for marker, size, label in key]
+    if any(step.answer != "network" for step in every):
+        handles.append(Line2D([], [], ls="", marker="o", ms=10, mec=INK, mfc="white", label="without the network"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.3)
     return figure
 
@@ -226,9 +228,11 @@ def _lane(axes: Axes, y: float, schedule: SolverSchedule, edges: tuple[float, fl
         if _level(schedule, schedule.times[end]) == level:
             axes.text(where[end], y + 0.23, words, color=color, ha="center", va="center", size=9)
     for x, after, step in zip(where, where[1:], schedule.steps, strict=False):
-        axes.plot(x, y, SHAPES[step.space], color=color, ms=14 if step.space == "flow" else 16, mec="white", zorder=3)
+        asked = step.answer == "network"
+        size, face, edge = 14 if step.space == "flow" else 16, color if asked else "white", "white" if asked else color
+        axes.plot(x, y, SHAPES[step.space], color=face, ms=size, mec=edge, zorder=3)
         inside = str(step.order) if step.method == "multistep" else step.method[0].upper()
-        axes.text(x, y - 0.01, inside, color="white", ha="center", va="center_baseline", weight="bold", size=10, zorder=4)
+        axes.text(x, y - 0.01, inside, color=edge, ha="center", va="center_baseline", weight="bold", size=10, zorder=4)
         if step.method != "multistep":
             axes.text(x, y - 0.3, step.method, color=color, ha="center", va="center", size=9)
         if step.corrector:

@@ -20,7 +20,7 @@ from solvers.process import name_of
 NOTE = """<p class=note>RMSE to the teacher over seeds and pixels, in network units, and the median of the
 seeds' own; trimmed: without the worst 3&nbsp;% of seeds, beside the share of the squared error that these hold; ratio: RMSE over the
 best known solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds; NFE: network evaluations per sample; calls:
-network calls behind them.</p>"""
+network calls behind them; AFS: an analytical first step, without the network.</p>"""
 
 
 def headline(result: Result) -> tuple[str, str]:

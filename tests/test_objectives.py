@@ -183,3 +183,18 @@ def test_guidance_may_be_searched_step_by_step_where_the_model_is_guided():
 def test_kendalls_tau_of_a_constant_is_nothing():
     assert tau([1, 2, 3], [1, 1, 1]) == 0
     assert tau([1, 2, 3], [3, 2, 1]) == -1
+
+
+def test_several_objectives_are_the_geometric_mean_of_each_seeds_errors(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    found, wanted = torch.randn(2, 6, 9, generator=generator)
+    both, squares, l1 = objective("rmse+l1"), objective("rmse"), objective("l1")
+    errors = both.measure(found, wanted)
+    torch.testing.assert_close(errors, (squares.measure(found, wanted).sqrt() * l1.measure(found, wanted)).sqrt())
+    assert float(both.together(errors)) == pytest.approx(float(errors.mean()))
+    for name, sentence in (("rmse+frechet-pixels", "Only errors of seeds"), ("rmse+", "no objective ''"), ("rmse+beauty", "'beauty'")):
+        with pytest.raises(CampaignError, match=sentence):
+            objective(name)
+    outcome = small(tmp_path / "both", objective="rmse+seed-rmse", budget={"trials": 16, "generation": 8, "finalists": 2})
+    assert outcome.objective == "rmse+seed-rmse"
+    assert outcome.found.aim.value == pytest.approx(outcome.baseline.aim.value * outcome.found.aim_ratio.value)
