@@ -45,20 +45,20 @@ def table(front: Front) -> Table:
 
 def write(directory: Path, front: Front) -> Path:
     """Write report.html and its pictures (also as files, in pictures/)."""
-    from search import pictures  # here, because the terminal's table should not wait for matplotlib
+    from search import charts, style  # here, because the terminal's table should not wait for matplotlib
 
     reach = f"{front.reference[0]} evaluations and the error {number(front.reference[1])}"
     made = [
         Picture(
             "front",
-            pictures.png(pictures.front(front)),
+            style.png(charts.front(front)),
             "Error against evaluations",
             "Lower is better. Both were chosen on the selection seeds; bars are 95 % intervals on the test seeds.",
             False,
         ),
         Picture(
             "hypervolume",
-            pictures.png(pictures.hypervolume(front)),
+            style.png(charts.hypervolume(front)),
             "The search",
             f"Area between the best errors so far and {reach}, over NFE and log10 error, on the fit seeds: what the search saw, no result.",
             False,

@@ -9,7 +9,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from search import pictures, starts
+from search import charts, starts, style
 from search.campaign import card_of, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
@@ -94,7 +94,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     chosen = min(range(len(fits)), key=lambda k: points[k].best)
     first = min(range(len(fits)), key=lambda k: points[k].curve[0].select)
     work, point, start = fits[chosen], points[chosen], found[chosen]
-    write_atomically(path.with_suffix(".png"), pictures.png(pictures.learning(point.curve, work.stages, asked.learner.objective)))
+    write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, work.stages, asked.learner.objective)))
 
     tables = [table for k, fit in enumerate(fits) for table in (compile(schedules[k]), fit.table(points[k]))]
     errors = Evaluator(teacher, test_on).errors(tables)

@@ -63,21 +63,21 @@ def write(
 
 
 def _pictures(result: Result, found: SolverSchedule, known: SolverSchedule | None, images: Mapping[str, Tensor]) -> Iterable[Picture]:
-    from search import pictures  # here, because the terminal's table should not wait for matplotlib
+    from search import charts, lanes, strips, style  # here, because the terminal's table should not wait for matplotlib
 
     kept = any(item.fit is None for item in result.curves)  # at other budgets nobody tuned them
     other = " Grids were tuned at this budget and kept at the others." if kept else ""
     caption = f"Lower is better. Lines are known solvers on the selection seeds.{other} Bars are 95 % intervals on the test seeds."
-    yield Picture("work-precision", pictures.png(pictures.work_precision(result)), "Error against evaluations", caption, False)
+    yield Picture("work-precision", style.png(charts.work_precision(result)), "Error against evaluations", caption, False)
     caption = "Values on the fit seeds: what the search saw. They choose the finalists and are no result."
-    yield Picture("progress", pictures.png(pictures.progress(result)), "The search", caption, False)
+    yield Picture("progress", style.png(charts.progress(result)), "The search", caption, False)
     names = ("found", f"best known: {result.baseline.name}")
     caption = "Every marker is a step's first evaluation, its number the step's order. Noise falls from left to right."
-    yield Picture("steps", pictures.png(pictures.steps(found, known, names)), "Where and how it steps", caption, True)
+    yield Picture("steps", style.png(lanes.steps(found, known, names)), "Where and how it steps", caption, True)
     if {"teacher", "baseline", "found"} <= images.keys() and len(images["teacher"]):
-        shown = pictures.samples(images["teacher"], images["baseline"], images["found"], ("teacher", "best known", "found"))
+        shown = strips.samples(images["teacher"], images["baseline"], images["found"], ("teacher", "best known", "found"))
         caption = f"The first test seeds, not chosen. The teacher spends {result.teacher_nfe:,} evaluations, the others {result.nfe}."
-        yield Picture("samples", pictures.png(shown), "Same seeds, same noise", caption, True)
+        yield Picture("samples", style.png(shown), "Same seeds, same noise", caption, True)
 
 
 def _scores(result: Result) -> tuple[list[str], list[list[Cell]]]:

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from search import pictures, report
+from search import lanes, report, strips, style
 from search.result import Cost, Finished, Interval, Known, Result, Scored
 from solvers import SolverSchedule, Step, compile, preset, process, save
 
@@ -176,13 +176,13 @@ def test_all_pictures_are_inside_and_beside_the_page_and_show_something(tmp_path
 @pytest.mark.parametrize("count", [1, 3, 12])
 def test_data_of_every_shape_is_drawn(shape: tuple[int, ...], count: int) -> None:
     blocks = [images(*shape)[name][:count] for name in ("teacher", "baseline", "found")]
-    picture = Image.open(io.BytesIO(pictures.png(pictures.samples(*blocks, ("teacher", "best known", "found")))))
+    picture = Image.open(io.BytesIO(style.png(strips.samples(*blocks, ("teacher", "best known", "found")))))
     assert not is_blank(picture)
 
 
 def test_the_sample_picture_shows_the_larger_difference_brighter() -> None:
     blocks = images(1, 16, 16)
-    figure = pictures.samples(blocks["teacher"], blocks["baseline"], blocks["found"], ("teacher", "best known", "found"))
+    figure = strips.samples(blocks["teacher"], blocks["baseline"], blocks["found"], ("teacher", "best known", "found"))
     known, found = (np.nanmean(np.asarray(axes.images[0].get_array())) for axes in figure.axes[3:])
     assert known == pytest.approx(2 * found, rel=0.1)  # 0.2 and 0.1 times noise
 
@@ -202,11 +202,11 @@ def test_a_page_without_images_or_a_known_schedule_is_made(tmp_path: Path) -> No
 def test_steps_of_every_process_are_drawn_to_the_clean_end(name: str) -> None:
     p = process(name)
     heun = preset("heun", [80.0, 2.0, 0.1, 0.0] if name == "ve" else [1.0, 0.7, 0.2, 0.0], p)
-    shown = pictures.steps(heun, None, ("found", "best known"))
+    shown = lanes.steps(heun, None, ("found", "best known"))
     words = {text.get_text() for text in shown.axes[0].texts}
     assert "no noise" in words
     assert ("no signal" in words) == (name == "flow")
-    assert not is_blank(Image.open(io.BytesIO(pictures.png(shown))))
+    assert not is_blank(Image.open(io.BytesIO(style.png(shown))))
 
 
 def test_divergence_and_other_objectives_leave_a_readable_report(tmp_path: Path) -> None:
@@ -254,5 +254,5 @@ def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_importing_the_report_does_not_import_matplotlib() -> None:
     code = "import sys, search.report; assert 'matplotlib' not in sys.modules"
-    code += "; import search.pictures; assert 'matplotlib.pyplot' not in sys.modules"
+    code += "; import search.charts; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(report.__file__).parents[1])
