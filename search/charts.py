@@ -25,7 +25,7 @@ def work_precision(result: Result) -> Figure:
         color, marker = (KNOWN, "o") if kind == best else next(others)
         points = sorted((k.nfe, k.select) for k in result.curves if k.kind == kind and k.select and math.isfinite(k.select))
         nfe, error = [p[0] for p in points], [p[1] for p in points]
-        axes.plot(nfe, error, color=color, marker=marker, ms=4.5, lw=1.4, label=f"{kind}, selection seeds")
+        axes.plot(nfe, error, color=color, marker=marker, ms=4.5, lw=1.4, label=kind)
     if result.objective == "rmse":  # the other objectives have no test value of their own
         _point(axes, result.baseline, {"marker": "o", "color": KNOWN, "mfc": "white", "ms": 7}, "best known, test seeds")
         _point(axes, result.found, {"marker": "*", "color": FOUND, "ms": 11}, "found, test seeds")

@@ -67,7 +67,7 @@ class Known(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """What a table calls it."""
-        words = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in (self.options | self.grid_options).items()]
+        words = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in (self.options | self.grid_options).items()]
         return f"{self.kind} on {self.grid}" + (f" ({', '.join(words)})" if words else "")
 
 
