@@ -20,6 +20,7 @@ from rich.progress import Progress
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.objective import Objective, looks, objective
+from search.parametrise import suits
 from search.settings import Seeds, Settings
 from search.space import Space
 from search.warm import Warm, starts
@@ -118,6 +119,8 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
         settings.learner.require(teacher)
         if some.eta[1]:
             raise CampaignError("Steps that inject noise (space.eta) cannot be learned; leave the learner out.")
+        if not all(suits(space.decode({}), settings.learner.level) for space in spaces.values()):
+            raise CampaignError(f"Schedules of this space cannot be learned at level {settings.learner.level!r}; choose another learner.")
     if some.eta[1] and aim.kind == "seeds":
         raise CampaignError(
             f"Steps that inject noise (space.eta) leave the teacher's trajectories, so {aim.name!r} cannot judge them: "

@@ -53,7 +53,7 @@ def conclude(
     ours = searched
     if settings.learner:
         entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
-        polished = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known)[:1]])
+        polished = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known, settings.learner.level)[:1]])
         (after,) = campaign.scores([polished.table], "select")  # by the campaign's objective, not the learner's
         ours = polished if after < select[order[0]] else searched
     reads = count_read(campaign.directory)

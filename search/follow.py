@@ -50,9 +50,8 @@ def told(work: Fit, point: Point, source: str) -> str:
     level, shrink = work.stages[point.best_stage]
     deltas = point.best_theta[len(point.best_theta) - len(work.form(point.best_stage).deltas) :]
     form, theta = work.form(point.best_stage), torch.tensor(point.best_theta, dtype=torch.float64)
-    moved = "".join(
-        f", {name}s by up to {float((value - form.ratios(0 * theta)[name]).abs().max()):.3g}" for name, value in form.ratios(theta).items()
-    )
+    before, after = form.numbers(0 * theta), form.numbers(theta)
+    moved = "".join(f", {name} by up to {float((value - before[name]).abs().max()):.3g}" for name, value in after.items())
     moved += f", coefficients by up to {max(map(abs, deltas)):.3g} of a first-order step" if deltas else ""
     return (
         f"learned at level {level} from {source}, {len(point.curve) - 1} iterations, {work.learner.objective}, shrinkage {shrink:g}; "

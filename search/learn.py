@@ -81,7 +81,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     found = (
         starts.of_files(asked.files, teacher, asked.nfe, asked.insist)
         if asked.files
-        else starts.of_known(*starts.tuned(asked.tuning, progress))
+        else starts.of_known(*starts.tuned(asked.tuning, progress), asked.learner.level)
     )
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
     stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name

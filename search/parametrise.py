@@ -7,9 +7,10 @@ Levels, each with the parameters of the one before it first, so that a vector pa
     weights         the coefficients that the schedule's rows have (S4S: Frankel et al. 2025, but as theory + delta)
     rows            every coefficient of a table over the full history (BNS: Shaul et al. 2024; GS: Kornilov et al. 2025)
 
-And one that stands alone:
+And two that stand alone and move numbers of the steps; times stay:
 
-    compensation    ratio_i of step i >= 2: its newest answer is moved in time (DC-Solver: Zhao et al. 2024); times stay
+    compensation    ratio_i of step i >= 2: its newest answer is moved in time (DC-Solver: Zhao et al. 2024)
+    parallel        of each evaluation inside a step: where it lies, as r_i does, its weight, scale and label (EPD: Zhu et al. 2025)
 
 Coefficients are theory(times) + delta. A row, written from the last state x_s that is noisier than it,
 
@@ -28,11 +29,12 @@ from torch import Tensor
 
 from search.errors import CampaignError
 from search.gaps import LIMIT
-from solvers import ScheduleError, SolverSchedule, Tableau, compile
+from solvers import METHODS, ScheduleError, SolverSchedule, Step, Tableau, compile
 from solvers.tableau import START, Coefficient, Row
 
 NESTED = ("times", "times+labels", "weights", "rows")
-LEVELS = (*NESTED, "compensation")
+ALONE = ("compensation", "parallel")
+LEVELS = (*NESTED, *ALONE)
 CONSISTENCY = ("kept", "relaxed")
 
 
@@ -42,6 +44,14 @@ def check_words(level: str, consistency: str) -> None:
         raise CampaignError(f"There is no learner level {level!r}; there are {', '.join(LEVELS)}.")
     if consistency not in CONSISTENCY:
         raise CampaignError(f"There is no consistency {consistency!r}; there are {', '.join(CONSISTENCY)}.")
+
+
+def suits(schedule: SolverSchedule, level: str) -> bool:
+    """Whether the level can move anything of the schedule."""
+    try:
+        return Parametrisation(schedule, level).count > 0
+    except ScheduleError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Parametrisation:
                 raise ScheduleError("Compensation needs three multistep steps or more, and no other steps.")
             steps = (msgspec.structs.replace(step, method="dc-solver") for step in self.schedule.steps)
             object.__setattr__(self, "schedule", msgspec.structs.replace(self.schedule, steps=tuple(steps)))  # the same sampler at ratio 1
+        if self.level == "parallel" and not self.count:
+            raise ScheduleError("This schedule has no parallel evaluations inside its steps (preset epd, space=epd), so none can be moved.")
 
     @property
     def inner(self) -> int:
@@ -71,8 +83,8 @@ class Parametrisation:
     @property
     def count(self) -> int:
         """P."""
-        if self.level == "compensation":
-            return self.inner - 1
+        if self.level in ALONE:
+            return len(self._moving)
         return self.inner * (1 if self.level == "times" else 2) + len(self.deltas)
 
     def zeros(self) -> Tensor:
@@ -80,9 +92,19 @@ class Parametrisation:
         return torch.zeros(self.count, dtype=torch.float64)
 
     @functools.cached_property
+    def _moving(self) -> tuple[tuple[str, int], ...]:
+        """(name, step) of every number that a level which stands alone moves."""
+        if self.level == "compensation":
+            return tuple(("ratio", i) for i in range(2, len(self.schedule.steps)))
+        inside = [(i, step.order) for i, step in enumerate(self.schedule.steps) if step.method == "parallel"]
+        inside = [(i, order) for i, order in inside if self.schedule.times[i + 1] != self.schedule.process.t_clean]  # there it has none
+        names = ("at", "weight", "direction", "clock")  # weights are divided by their sum, so that the first may stay
+        return tuple((f"{name}{k}", i) for i, order in inside for k in range(1, order + 1) for name in names if (name, k) != ("weight", 1))
+
+    @functools.cached_property
     def deltas(self) -> tuple[tuple[int, int], ...]:
         """(row, answer) of every free coefficient; what the row has of its own comes first. Answer -1 is the state."""
-        if self.level in ("times", "times+labels", "compensation"):
+        if self.level in ("times", "times+labels", *ALONE):
             return ()
         forms, table = self._forms, compile(self.schedule).dense()
         own, other = list[tuple[int, int]](), list[tuple[int, int]]()
@@ -107,17 +129,19 @@ class Parametrisation:
         own = torch.tensor(self.schedule.times, dtype=torch.float64)
         labels = [t if step.label is None else step.label for t, step in zip(self.schedule.times, self.schedule.steps, strict=False)]
         told = torch.tensor(labels, dtype=torch.float64)
-        if self.level == "compensation":
+        if self.level in ALONE:
             return own, told
         moved, still = self._curve(theta), self._curve(torch.zeros_like(theta))
         return own + (moved[0] - still[0]), told + (moved[1] - still[1])
 
-    def ratios(self, theta: Tensor) -> dict[str, Tensor]:
+    def numbers(self, theta: Tensor) -> dict[str, Tensor]:
         """The numbers of the steps that theta moves, as `compile` takes them."""
-        if self.level != "compensation":
+        if self.level not in ALONE:
             return {}
-        own = torch.tensor([step.numbers.get("ratio", 1.0) for step in self.schedule.steps], dtype=torch.float64)
-        return {"ratio": torch.cat([own[:2], own[2:] + theta])}
+        found = {name: [_own(step, name) for step in self.schedule.steps] for name, _ in self._moving}
+        for (name, i), moved in zip(self._moving, theta, strict=True):
+            found[name][i] = found[name][i] + (_inside(found[name][i], moved) if name.startswith("at") else moved)
+        return {name: torch.stack(column) for name, column in found.items()}
 
     def _curve(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         process, inner = self.schedule.process, self.inner
@@ -139,7 +163,7 @@ class Parametrisation:
 
     def __call__(self, theta: Tensor) -> Tableau:
         """The table at theta."""
-        theory = compile(self.schedule, *self.times_and_labels(theta), self.ratios(theta))
+        theory = compile(self.schedule, *self.times_and_labels(theta), self.numbers(theta))
         if not self.deltas:
             return theory
         delta = dict(zip(self.deltas, theta[2 * self.inner :], strict=True))
@@ -178,10 +202,9 @@ class Parametrisation:
     def recipe(self, theta: Tensor) -> SolverSchedule:
         """The steps with the times and labels of theta, in floats: what the rows are the theory and the deltas of."""
         times, labels = (value.tolist() for value in self.times_and_labels(theta))
-        numbers = [
-            step.numbers | {name: float(value[i]) for name, value in self.ratios(theta).items()}
-            for i, step in enumerate(self.schedule.steps)
-        ]
+        numbers = [dict(step.numbers) for step in self.schedule.steps]
+        for name, i in self._moving if self.level in ALONE else ():
+            numbers[i][name] = float(self.numbers(theta)[name][i])
         steps = [
             msgspec.structs.replace(step, to=times[i + 1], label=labels[i] if labels[i] != times[i] else None, numbers=numbers[i])
             for i, step in enumerate(self.schedule.steps)
@@ -192,3 +215,12 @@ class Parametrisation:
         """The table at theta in floats, as it is saved. Raises ScheduleError where two times have met."""
         recipe = self.recipe(theta)
         return compile(recipe) if not self.deltas else self(theta).settled()
+
+
+def _own(step: Step, name: str) -> Tensor:
+    return torch.tensor(step.numbers.get(name, METHODS[step.method].numbers.get(name, 0.0)), dtype=torch.float64)
+
+
+def _inside(own: Tensor, moved: Tensor) -> Tensor:
+    """How far a fraction goes where its logit moves, which is nowhere at zero."""
+    return torch.sigmoid(torch.logit(own) + moved) - torch.sigmoid(torch.logit(own))

@@ -11,6 +11,7 @@ from search import baselines, storage
 from search.board import Board
 from search.campaign import Campaign, campaign, claim
 from search.errors import CampaignError
+from search.parametrise import suits
 from search.result import Known
 from search.settings import Named, Settings
 from search.space import table_distance
@@ -20,7 +21,6 @@ from solvers.commands.interpolate import for_nfe
 from teacher.denoiser import Teacher
 
 COUNT = 3  # starts, where known solvers are tuned
-KINDS = 8  # of known solvers, among which they are chosen
 
 
 class Start(NamedTuple):
@@ -66,12 +66,14 @@ def tuned(settings: Settings, progress: Progress) -> tuple[Campaign, list[Known]
         return ours, tune_known(ours, board)[0]
 
 
-def of_known(ours: Campaign, known: Sequence[Known]) -> list[Start]:
-    """The best known solvers of each kind, best on `select` first."""
+def of_known(ours: Campaign, known: Sequence[Known], level: str) -> list[Start]:
+    """The best known solvers of each kind that the level can move, best on `select` first. Raises CampaignError if there is none."""
     provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
-    kinds = baselines.best_per_kind(known)[:KINDS]
-    found = distinct(Start(baselines.schedule(item, ours.teacher), item.name, item.name, provenance) for item in kinds)
-    return list(itertools.islice(found, COUNT))
+    schedules = ((baselines.schedule(item, ours.teacher), item.name) for item in baselines.best_per_kind(known))
+    found = distinct(Start(schedule, name, name, provenance) for schedule, name in schedules if suits(schedule, level))
+    if starts := list(itertools.islice(found, COUNT)):
+        return starts
+    raise CampaignError(f"No known solver of {ours.nfe} evaluations can be learned at level {level!r}.")
 
 
 def distinct(starts: Iterable[Start]) -> Iterator[Start]:

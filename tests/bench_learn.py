@@ -3,8 +3,9 @@
 A cell is a model, an NFE, a number of fit seeds and what is fitted. It is one file in docs/learning/, written when it is done,
 so that a run which was stopped goes on with the next. Each runs in a process of its own: its peak memory is that of the cell.
 
-    known          the best of about 200 tuned known solvers, on `select`; what follows starts from it (compensation: the best multistep)
+    known          the best of about 200 tuned known solvers, on `select`; what follows starts from the best that it can move
     compensation   DC-Solver's ratios       times+labels   the parameters of LD3       weights   those of S4S, as theory + delta
+    parallel       the parameters of EPD and AMED
     rows           the class of GS and BNS       starts   rows, from the three best starts of `python train.py model=... nfe=...`
     searched       `python search.py`            searched+learned   and then `learner=rows`
 
@@ -36,7 +37,7 @@ from solvers.atomic import write_atomically
 from teacher.trajectories import Targets, targets
 
 CELLS = Path(__file__).parents[1] / "docs" / "learning"
-WHAT = ("known", "compensation", "times+labels", "weights", "rows", "starts", "searched", "searched+learned")
+WHAT = ("known", "compensation", "parallel", "times+labels", "weights", "rows", "starts", "searched", "searched+learned")
 QUESTIONS = [(model, nfe, 64) for nfe in (5, 4, 6, 8, 10, 3, 7, 9) for model in ("galaxies", "digits")]
 OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 256, 1024)]  # rows alone, beside those of 64
 GUIDED = [("digits guided", nfe, 64) for nfe in (5, 8)]
@@ -92,9 +93,9 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         assert outcome is not None  # nobody else works on it
         table, parameters, name = load(outcome.schedule_file).tableau, 0, outcome.learned or "found"
     else:
-        own = next(item for item in known if what != "compensation" or multistep(baselines.schedule(item, teacher)))
-        begin = starts.of_known(ours, known) if what == "starts" else [starts.Start(baselines.schedule(own, teacher), own.name, own.name)]
-        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], "rows" if what == "starts" else what)
+        level = "rows" if what == "starts" else what
+        begin = starts.of_known(ours, known, level)[: None if what == "starts" else 1]
+        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], level)
         name = begin[best].name
     spent = time.process_time() - start
     both = [compile(first), table]
@@ -113,11 +114,6 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         spent,
         memory,
     )
-
-
-def multistep(schedule: SolverSchedule) -> bool:
-    """Whether compensation is defined for it."""
-    return {step.method for step in schedule.steps} <= {"multistep", "dc-solver"}
 
 
 def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], level: str) -> tuple[Tableau, int, int]:

@@ -145,6 +145,7 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
         ({"space": {"colour": ["red"]}}, CampaignError, "colour"),
         ({"space": {"order": []}}, ScheduleError, "leaves no order"),
         ({"budget": {"trials": 0}}, CampaignError, "trials"),
+        ({"learner": {"level": "parallel"}}, CampaignError, "cannot be learned at level 'parallel'"),
         ({"spce": 1}, CampaignError, "spce"),
         ({"storage": "postgresql://nobody@127.0.0.1:1/none"}, CampaignError, "cannot be opened"),
     ],

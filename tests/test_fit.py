@@ -57,6 +57,27 @@ def test_compensation_starts_at_the_schedule_and_its_recipe_is_its_table(scene, 
     assert table_distance(form(moved(form)).settled(), compile(form.recipe(moved(form)))) < 1e-14
 
 
+def suited(teacher, level):
+    """A schedule that the level can move."""
+    return start(teacher, "epd", 3) if level == "parallel" else start(teacher)
+
+
+@pytest.mark.parametrize("name", ["epd", "amed"])
+@pytest.mark.parametrize("end", ["noisy", "clean"])
+def test_parallel_evaluations_move_inside_their_steps_and_the_times_stay(scene, name, end):
+    teacher = scene[0]
+    times = named_grid("karras", teacher.process, 4, teacher.start, teacher.end)
+    schedule = preset(name, [*times[:-1], 0.0] if end == "clean" else times, teacher.process)
+    form = Parametrisation(schedule, "parallel")
+    steps = 3 if end == "clean" else 4  # to sigma = 0 a step is of first order
+    assert form.count == steps * (7 if name == "epd" else 3)
+    assert table_distance(form.table(form.zeros()), compile(schedule)) < 1e-14
+    found = form.recipe(moved(form, 2.0))
+    assert found.times == schedule.times
+    assert all(0 < value < 1 for step in found.steps for number, value in step.numbers.items() if number.startswith("at"))
+    assert table_distance(form(moved(form)).settled(), compile(form.recipe(moved(form)))) < 1e-12
+
+
 def as_it_is(schedule):
     return schedule
 
@@ -67,7 +88,7 @@ def guessing(schedule):
     return msgspec.structs.replace(schedule, steps=(first, *schedule.steps[1:]))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [*NESTED, "compensation"])
 def test_a_guessed_first_answer_is_kept_and_the_noise_starts_where_it_did(scene, level, tmp_path):
     schedule = guessing(start(scene[0], "unipc-2"))
     form = Parametrisation(schedule, level, "relaxed")
@@ -126,6 +147,7 @@ def test_the_rows_level_reaches_every_table_over_the_full_history(scene):
         ("heun", as_it_is, "weights", "kept"),
         ("dpmpp-2m", guessing, "rows", "relaxed"),
         ("unipc-2", as_it_is, "compensation", "kept"),
+        ("epd", as_it_is, "parallel", "kept"),
     ],
 )
 def test_the_jacobian_is_that_of_finite_differences_through_the_whole_sampler(scene, name, change, level, consistency):
@@ -191,7 +213,7 @@ def test_the_weights_of_a_robust_loss_give_its_gradient(scene, objective):
 @pytest.mark.parametrize("level", LEVELS)
 def test_learning_lowers_the_error_on_seeds_it_did_not_see(scene, level):
     teacher, fit_on, select_on = scene
-    *_, last = Fit(teacher, start(teacher), fit_on, select_on, Learner(level=level, iterations=4)).run()
+    *_, last = Fit(teacher, suited(teacher, level), fit_on, select_on, Learner(level=level, iterations=4)).run()
     assert min(entry.select for entry in last.curve) < 0.8 * last.curve[0].select
 
 
@@ -289,6 +311,8 @@ def test_what_cannot_be_learned_is_refused_in_one_sentence(scene):
         Parametrisation(schedule, "rows", "bent")
     with pytest.raises(ScheduleError, match="three multistep steps"):
         Parametrisation(start(teacher, "heun"), "compensation")
+    with pytest.raises(ScheduleError, match="no parallel evaluations"):
+        Parametrisation(schedule, "parallel")
     with pytest.raises(CampaignError, match=", ".join(LOSSES)):
         Fit(teacher, schedule, fit_on, select_on, Learner(objective="beauty"))
     noisy = msgspec.structs.replace(schedule, steps=(msgspec.structs.replace(schedule.steps[0], eta=1.0), *schedule.steps[1:]))
