@@ -1,8 +1,6 @@
-"""Learn the numbers of one schedule: nested levels, each by damped least squares, stopped where `select` stops improving.
+"""Learn the numbers of one schedule: nested levels, each by an optimiser that is stopped where `select` stops improving.
 
-Levenberg-Marquardt (Marquardt 1963) on the weighted residuals with exact Jacobians, and Tikhonov's shrinkage towards the start:
-
-    minimise   loss(theta) + shrink * loss(0) * |theta|^2
+    minimise   loss(theta) + shrink * loss(0) * |theta|^2,      Tikhonov's shrinkage towards the start
 
 A fit is a list of stages (level, shrink): the levels up to the one asked for, the last at every strength, strongest first.
 A stage begins where `select` was best so far, so the strength is chosen there too. Everything between two iterations is one
@@ -11,18 +9,21 @@ record, `Point`: writing it down after each makes a killed fit go on to the same
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import torch
 from torch import Tensor
 
+from search import adam, marquardt
+from search.adam import Adam
 from search.errors import CampaignError
 from search.losses import Loss
 from search.objective import looks
 from search.parametrise import NESTED, Parametrisation, check_words
-from search.residuals import Batch, batches, jacobians
-from solvers import ScheduleError, SolverSchedule, Tableau, compile
+from search.residuals import Batch, batches
+from search.task import Memory, Task
+from solvers import SolverSchedule, Tableau, compile
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
@@ -39,6 +40,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     iterations   at most, of each stage
     patience     iterations without a better `select` that end a stage
     gain         a stage ends as well when an iteration lowers what it minimises by less than this fraction
+    optimiser    "lm" (search.marquardt) or "adam" (search.adam), whose iterations are many and cheap
     damping      where Marquardt's factor starts
     batch        seeds that go through the network together
     """
@@ -50,7 +52,9 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     iterations: Annotated[int, msgspec.Meta(ge=1)] = 15
     patience: Annotated[int, msgspec.Meta(ge=1)] = 4
     gain: Positive = 0.003
+    optimiser: Literal["lm", "adam"] = "lm"
     damping: Positive = 1e-2
+    adam: Adam = Adam()
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
 
     def __post_init__(self) -> None:
@@ -83,7 +87,6 @@ class Point(msgspec.Struct, frozen=True):
     loss: float
     delta: float
     start: float
-    damping: float
     best: float
     best_theta: tuple[float, ...]
     best_stage: int
@@ -92,6 +95,7 @@ class Point(msgspec.Struct, frozen=True):
     stage: int = 0
     iteration: int = 0
     since: int = 0
+    memory: Memory = {}
     done: bool = False
 
 
@@ -116,7 +120,7 @@ class Fit:
         value, select = (loss.together(self.costs(block, table, loss)) for block in (self.fit_on, self.select_on))
         theta = tuple(self.form(0).zeros().tolist())
         entry = Entry(0, loss.shown(value), loss.shown(select))
-        return Point(theta, value, delta, value, self.learner.damping, select, theta, 0, (entry,), select)
+        return Point(theta, value, delta, value, select, theta, 0, (entry,), select)
 
     def costs(self, parts: Sequence[Batch], table: Tableau, loss: Loss) -> Tensor:
         """The cost of every seed, [seeds]."""
@@ -151,43 +155,33 @@ class Fit:
             yield point
 
     def step(self, point: Point) -> Point:
-        """One iteration of Levenberg-Marquardt, or the turn to the next stage."""
-        form, shrink = self.form(point.stage), self.stages[point.stage][1] * point.start
-        loss, theta = Loss(self.learner.objective, point.delta), torch.tensor(point.theta, dtype=torch.float64)
+        """One iteration of the optimiser, or the turn to the next stage."""
+        form, learner, loss = self.form(point.stage), self.learner, Loss(self.learner.objective, point.delta)
         if not form.count:
             return self.turn(point)
-        curvature, slope, costs = self.normal_equations(form, theta, loss)
-        curvature, slope = curvature + shrink * torch.eye(form.count, dtype=torch.float64), slope + shrink * theta
-        now, damping = loss.together(costs) + shrink * float(theta.square().sum()), point.damping
-        for _ in range(8):
-            moved = theta - torch.linalg.solve(curvature + damping * (curvature.diagonal() + 1e-12).diag(), slope)
-            try:
-                table = form.table(moved)
-            except ScheduleError:  # so long a step that two times meet
-                damping *= 4
-                continue
-            value = loss.together(self.costs(self.fit_on, table, loss))
-            then = value + shrink * float(moved.square().sum())
-            if then < now:
-                break
-            damping *= 4
+        task = Task(form, loss, self.stages[point.stage][1] * point.start, self.fit_on)
+        theta = torch.tensor(point.theta, dtype=torch.float64)
+        if learner.optimiser == "lm":
+            moved = marquardt.iterate(task, theta, point.memory, learner.damping)
         else:
-            return self.turn(point)  # no damping helps: a minimum
-        select = loss.together(self.costs(self.select_on, table, loss))
+            moved = adam.iterate(task, theta, point.memory, learner.adam, point.start, point.iteration)
+        if moved is None:
+            return self.turn(point)
+        select = loss.together(self.costs(self.select_on, moved.table, loss))
         better = select < point.best
         point = msgspec.structs.replace(
             point,
-            theta=tuple(moved.tolist()),
-            loss=value,
-            damping=damping / 3,
+            theta=tuple(moved.theta.tolist()),
+            loss=moved.loss,
+            memory=moved.memory,
             iteration=point.iteration + 1,
             since=0 if better else point.since + 1,
-            curve=(*point.curve, Entry(point.stage, loss.shown(value), loss.shown(select))),
+            curve=(*point.curve, Entry(point.stage, loss.shown(moved.loss), loss.shown(select))),
         )
         if better:
             point = msgspec.structs.replace(point, best=select, best_theta=point.theta, best_stage=point.stage)
-        ends = point.iteration >= self.learner.iterations or point.since >= self.learner.patience
-        return self.turn(point) if ends or then > now * (1 - self.learner.gain) else point
+        ends = point.iteration >= learner.iterations or point.since >= learner.patience
+        return self.turn(point) if ends or moved.gain < learner.gain else point
 
     def turn(self, point: Point) -> Point:
         """To the next stage, from what is best so far; weaker shrinkage is tried only while it helps."""
@@ -197,20 +191,4 @@ class Fit:
             return msgspec.structs.replace(point, done=True)
         theta = self.form(rest[0]).zeros()
         theta[: len(point.best_theta)] = torch.tensor(point.best_theta, dtype=torch.float64)
-        return msgspec.structs.replace(
-            point, theta=tuple(theta.tolist()), stage=rest[0], iteration=0, since=0, stale=point.best, damping=self.learner.damping
-        )
-
-    def normal_equations(self, form: Parametrisation, theta: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """J^T W J [P, P], J^T W r [P], both per number, and the costs [seeds], streamed over batches."""
-        squares = torch.zeros(form.count, form.count, dtype=torch.float64)
-        slope, total, first = torch.zeros(form.count, dtype=torch.float64), 0, 0
-        costs = self.costs(self.fit_on, form(theta), loss) if loss.name == "trimmed" else None
-        found = list[Tensor]()
-        for residual, jacobian in jacobians(self.fit_on, form, theta, loss.view):
-            found.append(loss.costs(residual))
-            weighted = (jacobian * loss.weights(residual, found[-1] if costs is None else costs, 0 if costs is None else first)).flatten(1)
-            squares += (weighted @ jacobian.flatten(1).T).double()
-            slope += (weighted @ residual.flatten()).double()
-            total, first = total + residual.numel(), first + len(residual)
-        return squares / total, slope / total, torch.cat(found)
+        return msgspec.structs.replace(point, theta=tuple(theta.tolist()), stage=rest[0], iteration=0, since=0, stale=point.best, memory={})

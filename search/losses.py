@@ -52,9 +52,13 @@ class Loss:
             torch.where(square <= self.delta**2, square, 2 * self.delta * square.sqrt() - self.delta**2) if self.name == "huber" else square
         )
 
+    def joined(self, costs: Tensor) -> Tensor:
+        """The mean of the costs, of the trimmed ones if that is asked."""
+        return costs.sort().values[: self._kept(len(costs))].mean()
+
     def together(self, costs: Tensor) -> float:
-        """The loss of all seeds: the mean of their costs, of the trimmed ones if that is asked; huge where it diverges."""
-        value = float(costs.sort().values[: self._kept(len(costs))].mean())
+        """The loss of all seeds; huge where it diverges."""
+        value = float(self.joined(costs))
         return value if math.isfinite(value) else DIVERGED
 
     def weights(self, residual: Tensor, costs: Tensor, start: int) -> Tensor:

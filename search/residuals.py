@@ -6,12 +6,13 @@ for all, so it is kept and forked (`advance` is pure). A parameter of the last r
 fork go through the network together (vmap), which shares the values between them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from search.losses import View
 from solvers import Evaluation, Row, State, Tableau, advance, begin
@@ -68,6 +69,7 @@ class Batch:
         own: dict[str, Any] = dict(self.teacher.knobs)
         return self.teacher.denoiser(x, at, cond=self.cond, **own | dict(knobs))
 
+    @torch.no_grad()
     def opening(self, request: Request) -> Tensor:
         """The answer to the first question; it is asked again only where a guessed first step has moved it."""
         if self.first is None or not all(map(torch.equal, (request.x, *request.at), (self.first[0].x, *self.first[0].at))):
@@ -93,6 +95,19 @@ class Batch:
         state, request = advance(begin(table, self.noise))
         assert request is not None  # a table without evaluations has no parameters
         return self.finish(state, self.opening(request), view)
+
+    def traced(self, table: Tableau, view: View, memory: str) -> Tensor:
+        """The residual [B, numbers] with its graph. memory: "full" keeps what every evaluation computed, "rows" computes it again."""
+        state, request = advance(begin(table, self.noise))
+        while request is not None:
+            if not request.x.requires_grad and not request.at.label.requires_grad:
+                answer = self.opening(request)  # at x_T nothing moves
+            elif memory == "rows":
+                answer = checkpoint(self.ask, *request, use_reentrant=False)
+            else:
+                answer = self.ask(*request)
+            state, request = advance(state, answer)
+        return view(state.x) - self.goal(view)
 
     @torch.no_grad()
     def jacobian(self, numbers: Numbers, tangents: Tensor, view: View) -> tuple[Tensor, Tensor]:
@@ -144,7 +159,7 @@ def linearise(form: Any, theta: Tensor) -> tuple[Numbers, Tensor]:
         return numbers, torch.func.vmap(along)(torch.eye(len(theta), dtype=torch.float64))
 
 
-def jacobians(parts: list[Batch], form: Any, theta: Tensor, view: View) -> Iterator[tuple[Tensor, Tensor]]:
+def jacobians(parts: Sequence[Batch], form: Any, theta: Tensor, view: View) -> Iterator[tuple[Tensor, Tensor]]:
     """(residual, derivative) of each batch."""
     numbers, tangents = linearise(form, theta)
     for part in parts:

@@ -24,7 +24,7 @@ def test_every_choice_of_a_search_is_accepted(file):
 
 @pytest.mark.parametrize("file", sorted((CONF / "learner").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_learner_is_accepted(file):
-    assert lesson(values("train", f"learner={file.stem}", "schedule=x")).learner.level.replace("+", "-") == file.stem
+    assert file.stem.removesuffix("-adam") == lesson(values("train", f"learner={file.stem}", "schedule=x")).learner.level.replace("+", "-")
 
 
 def test_a_search_takes_a_learner_and_training_a_model():

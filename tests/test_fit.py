@@ -10,16 +10,19 @@ from oracle import EVERYWHERE
 from rich.progress import Progress
 
 from search import baselines
+from search.adam import gradient
 from search.errors import CampaignError
 from search.fit import Fit, Learner, Point
 from search.follow import followed, state_of
 from search.losses import LOSSES, Loss
+from search.marquardt import normal_equations
 from search.parametrise import CONSISTENCY, LEVELS, NESTED, Parametrisation
 from search.perceptual import PerceptualError
 from search.residuals import Batch, batches, jacobians, linearise
 from search.result import Known
 from search.space import table_distance
 from search.starts import Start, distinct, of_files
+from search.task import Task
 from solvers import PRESETS, At, ScheduleError, compile, preset, save
 from solvers import load as read
 from solvers.grids import named_grid
@@ -183,12 +186,11 @@ def test_a_parameter_costs_evaluations_only_after_the_row_it_moves(scene):
 
 
 def test_streaming_over_batches_changes_nothing_but_rounding(scene):
-    teacher, goal, other = scene
+    teacher, goal, _ = scene
     found = []
     for size in (32, 7):
-        fit = Fit(teacher, start(teacher), goal, other, Learner(batch=size))
         form = Parametrisation(start(teacher), "rows")
-        found.append(fit.normal_equations(form, moved(form), Loss("trimmed")))
+        found.append(normal_equations(Task(form, Loss("trimmed"), 0.0, batches(teacher, goal, size)), moved(form)))
     for whole, split in zip(*found, strict=True):
         torch.testing.assert_close(whole, split, rtol=1e-4, atol=1e-7)
 
@@ -200,7 +202,7 @@ def test_the_weights_of_a_robust_loss_give_its_gradient(scene, objective):
     fit = Fit(teacher, start(teacher), goal, goal, Learner(level="weights", objective=objective))
     form, loss = fit.form(2), Loss(objective, fit.begin().delta / 3)
     theta, h = moved(form, 0.03), 1e-5
-    slope = fit.normal_equations(form, theta, loss)[1]
+    slope = normal_equations(Task(form, loss, 0.0, fit.fit_on), theta)[1]
 
     def value(at):
         return loss.together(fit.costs(fit.fit_on, form.table(at), loss))
@@ -208,6 +210,28 @@ def test_the_weights_of_a_robust_loss_give_its_gradient(scene, objective):
     for direction, ours in zip(torch.eye(form.count, dtype=torch.float64), slope, strict=True):
         theirs = (value(theta + h * direction) - value(theta - h * direction)) / (2 * h)
         assert float(2 * ours) == pytest.approx(theirs, rel=1e-2, abs=1e-4 * value(theta))
+
+
+@pytest.mark.parametrize(("name", "level"), [("unipc-2", "rows"), ("epd", "parallel"), ("dc-solver", "compensation")])
+def test_the_reverse_gradient_is_the_forward_one_with_and_without_what_was_computed_kept(scene, name, level):
+    teacher, goal, _ = scene
+    goal = dataclasses.replace(goal, noise=goal.noise.double(), images=goal.images.double())
+    form = Parametrisation(start(teacher, name, 4), level, "relaxed")
+    task = Task(form, RMSE, 0.1, batches(teacher, goal, 32))
+    theta = moved(form)
+    forward = 2 * (normal_equations(task, theta)[1] + task.shrink * theta)
+    for memory in ("full", "rows"):
+        torch.testing.assert_close(gradient(task, 0, theta, memory), forward, rtol=1e-6, atol=1e-9)
+
+
+def test_adam_lowers_the_error_pass_by_pass_and_goes_on_where_it_was_stopped(scene):
+    teacher, fit_on, select_on = scene
+    learner = Learner(level="weights", optimiser="adam", iterations=12, shrink=(1e-4,))
+    points = list(Fit(teacher, start(teacher), fit_on, select_on, learner).run())
+    assert points[-1].best < 0.7 * points[0].best
+    written = msgspec.json.decode(msgspec.json.encode(points[17]), type=Point)
+    *_, last = Fit(teacher, start(teacher), fit_on, select_on, learner).run(written)
+    assert last == points[-1]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -288,15 +312,18 @@ def test_stronger_shrinkage_stays_nearer_to_the_start(scene):
 
 
 @pytest.mark.parametrize("objective", ["rmse", "lpips-alex"])
-def test_learning_runs_forward_mode_through_the_real_networks(tmp_path, objective):
+def test_learning_runs_forward_and_reverse_through_the_real_networks(tmp_path, objective):
     teacher = digits()
     goal = targets(teacher, "fit", 2, tolerance=0.05, root=tmp_path)
     fit = Fit(teacher, start(teacher, steps=3), goal, goal, Learner(level="rows", objective=objective))
     form, loss = fit.form(3), Loss(objective)
+    task = Task(form, loss, 0.0, fit.fit_on)
     try:
-        squares, slope, costs = fit.normal_equations(form, form.zeros(), loss)
+        squares, slope, costs = normal_equations(task, form.zeros())
     except PerceptualError as error:
         pytest.skip(str(error))
+    reverse = gradient(task, 0, form.zeros(), "rows")
+    torch.testing.assert_close(reverse, 2 * slope, rtol=1e-2, atol=1e-3 * float(slope.abs().max()))
     assert bool(torch.isfinite(squares).all())
     assert bool(torch.isfinite(slope).all())
     torch.testing.assert_close(costs, fit.costs(fit.fit_on, compile(fit.schedule), loss), rtol=1e-4, atol=1e-8)
