@@ -15,6 +15,7 @@ from search import baselines, report, result, tracker
 from search.agreement import agreement
 from search.campaign import Campaign, card_of, cores, question
 from search.errors import CampaignError
+from search.features import describer
 from search.fit import Fit, Learner
 from search.follow import followed, state_of, told
 from search.objective import Objective, objective, root_trimmed, share_of_worst
@@ -92,7 +93,7 @@ def conclude(
         known_cost=known_cost,
         seconds=time.monotonic() - started,
         test_reads=reads,
-        ranks=tuple(ranked(trials, campaign.space.distributions())),
+        ranks=tuple(ranked(trials, campaign.space.distributions(), describer(campaign.space))),
         learner=settings.learner,
         learned=ours.note,
         abstained=sum(UNFILTERED in trial.system_attrs for trial in trials),

@@ -1,8 +1,8 @@
-"""Learn the numbers of one schedule: nested levels, each by an optimiser that is stopped where `select` stops improving.
+"""Learn the numbers of one schedule: stages, each run by an optimiser that is stopped where `select` stops improving.
 
     minimise   loss(theta) + shrink * loss(0) * |theta|^2,      Tikhonov's shrinkage towards the start
 
-A fit is a list of stages (level, shrink): the levels up to the one asked for, the last at every strength, strongest first.
+A fit is a list of stages (level, shrink): levels to pass through, then the one asked for at every strength, strongest first.
 A stage begins where `select` was best so far, so the strength is chosen there too. Everything between two iterations is one
 record, `Point`: writing it down after each makes a killed fit go on to the same bits.
 """
@@ -33,7 +33,8 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may move, what it should make small, and how hard it is held.
 
-    level        one of LEVELS; those before it come first
+    level        one of LEVELS
+    through      levels on the way to it, each a stage before the next
     objective    one of losses.LOSSES
     consistency  "kept" or "relaxed": whether a row must be exact where all data is one point
     shrink       strengths towards the start, tried in this order at the last level, the first alone at those before
@@ -46,6 +47,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     level: str = "rows"
+    through: tuple[str, ...] = ()
     objective: str = "rmse"
     consistency: str = "relaxed"
     shrink: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (1e-3, 1e-4, 1e-5)
@@ -59,6 +61,9 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_words(self.level, self.consistency)
+        way = [NESTED.index(level) if level in NESTED else -1 for level in (*self.through, self.level)]
+        if self.through and (-1 in way or way != sorted(set(way))):
+            raise CampaignError(f"Levels are passed through in the order {', '.join(NESTED)}, up to the one that is asked for.")
         Loss(self.objective)  # proves its word
 
     def require(self, teacher: Teacher) -> None:
@@ -68,8 +73,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def stages(self) -> list[tuple[str, float]]:
         """(level, shrink) in order."""
-        before = NESTED[: NESTED.index(self.level)] if self.level in NESTED else ()
-        return [*((level, self.shrink[0]) for level in before), *((self.level, s) for s in self.shrink)]
+        return [*((level, self.shrink[0]) for level in self.through), *((self.level, s) for s in self.shrink)]
 
 
 class Entry(msgspec.Struct, frozen=True):

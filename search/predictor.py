@@ -1,6 +1,6 @@
-"""What a candidate will probably score, from the trials before it: a Gaussian process on words and numbers.
+"""What a candidate will probably score, from the trials before it: a Gaussian process on words and numbers, or on features alone.
 
-    k(p, q) = s^2 matern_5/2(|x_p - x_q| / l) exp(-h / w)      x: the numbers scaled to [0, 1], h: how many words differ
+    k(p, q) = s^2 matern_5/2(|x_p - x_q| / l) exp(-h / w)      x: the numbers, h: how many words differ
 
 on the logarithm of the value, cut where it is hopeless. l, w and the noise are those of the largest marginal likelihood
 on a small grid (Rasmussen and Williams 2006, algorithm 2.1 and eq. 5.8).
@@ -16,12 +16,13 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.stats import kendalltau
 
 Array = NDArray[np.float64]
+SPREAD = 2.0  # of a feature; what lies farther out is as strange as it can be
 LENGTHS, WORDS, NOISES = (0.2, 0.5, 1.0, 2.0, 4.0), (2.0, 6.0, 20.0), (1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True)
 class Points:
-    """Candidates as two tables: numbers [n, d] scaled to [0, 1], and words [n, e] as indices."""
+    """Candidates as two tables: scaled numbers [n, d], and words [n, e] as indices."""
 
     numbers: Array
     words: NDArray[np.int64]
@@ -31,6 +32,25 @@ class Points:
 
     def __add__(self, other: "Points") -> "Points":
         return Points(np.concatenate([self.numbers, other.numbers]), np.concatenate([self.words, other.words]))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Features in units in which good candidates differ, so that a distance means the same in all of them."""
+
+    centre: Array
+    width: Array
+
+    @staticmethod
+    def of(features: Array, values: Array) -> "Scale":
+        """From those [n, d] of finished trials: the best third says what is usual, all of them what varies at all."""
+        best, whole = features[np.argsort(values, kind="stable")[: max(20, len(values) // 3)]], features.std(0)
+        width = np.maximum(best.std(0), 0.05 * whole)
+        return Scale(best.mean(0), np.where(whole > 1e-9, width * np.sqrt((whole > 1e-9).sum()) / 1.5, np.inf))
+
+    def points(self, features: Array) -> Points:
+        """The points of some features."""
+        return Points(np.clip((features - self.centre) / self.width, -SPREAD, SPREAD), np.zeros((len(features), 0), dtype=np.int64))
 
 
 def _distances(a: Points, b: Points) -> tuple[Array, Array]:
@@ -65,7 +85,8 @@ class Predictor:
         centre, scale = float(logs.mean()), float(logs.std()) or 1.0
         y, distances = (logs - centre) / scale, _distances(points, points)
         best: tuple[float, float, float, Array, Array] | None = None
-        for length, word, noise in itertools.product(LENGTHS, WORDS, NOISES):
+        words = WORDS if points.words.shape[1] else WORDS[:1]
+        for length, word, noise in itertools.product(LENGTHS, words, NOISES):
             factor = cholesky(_kernel(distances, length, word) + noise * np.eye(len(y)), lower=True)
             weights = cho_solve((factor, True), y)
             evidence = -0.5 * float(y @ weights) - float(np.log(factor.diagonal()).sum())

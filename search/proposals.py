@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import baselines
 from search.campaign import Campaign
+from search.features import describer
 from search.moves import fitted, neighbours
 from search.result import Known
 from search.samplers import sampler
@@ -36,13 +37,15 @@ class Proposals:
         self._campaign = campaign
         self._queues = {nfe: enqueued(campaign.at(nfe), known[nfe]) for nfe in campaign.budgets}
         self._distributions = {nfe: space.distributions() for nfe, space in campaign.spaces.items()}
+        self._describe = {nfe: describer(space) for nfe, space in campaign.spaces.items()}
 
     def generation(self, number: int, before: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The candidates of a generation, unscored: what is still queued, then what the sampler asks for, given the trials before."""
         settings, budgets = self._campaign.settings, self._campaign.budgets
         turn, which = divmod(number, len(budgets))
         nfe, size = budgets[which], settings.budget.generation
-        memory = optuna.create_study(sampler=sampler(settings.sampler.name, settings.seed, number, **settings.sampler.options))
+        asked = sampler(settings.sampler.name, settings.seed, number, self._describe[nfe], **settings.sampler.options)
+        memory = optuna.create_study(sampler=asked)
         memory.add_trials(of_nfe(before, nfe))
         memory.set_user_attr("guests", list(self._guests(which, before)))
         queued = self._queues[nfe][turn * size : (turn + 1) * size]

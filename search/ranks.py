@@ -15,10 +15,11 @@ from scipy.stats import kendalltau
 
 from search.predictor import Array, Points, Predictor
 from search.result import Ranked
-from search.s3 import Encoding
+from search.s3 import Describe, Encoding, View
 
 
 def _process(seen: Points, values: Array, ahead: Points) -> Array:
+    """The sampler's kind of predictor."""
     return Predictor.fit(seen, values).predict(ahead)[0]
 
 
@@ -40,18 +41,27 @@ def _nearest(seen: Points, values: Array, ahead: Points) -> Array:
     return values[np.argsort(gaps, 1)[:, :5]].mean(1)
 
 
-PREDICTORS: dict[str, Callable[[Points, Array, Points], Array]] = {"process": _process, "linear": _linear, "nearest": _nearest}
+PREDICTORS: dict[str, Callable[[Points, Array, Points], Array]] = {"parameters": _process, "linear": _linear, "nearest": _nearest}
 
 
-def ranked(trials: Sequence[FrozenTrial], distributions: dict[str, BaseDistribution], ahead: int = 40) -> list[Ranked]:
-    """The predictors' ranks over a campaign, at every `ahead` finished trials; empty for a short one."""
+def ranked(
+    trials: Sequence[FrozenTrial], distributions: dict[str, BaseDistribution], describe: Describe | None = None, ahead: int = 40
+) -> list[Ranked]:
+    """The predictors' ranks over a campaign, at every `ahead` finished trials; empty for a short one.
+
+    "features" is the sampler's predictor, where it is told what parameters do; the others know the parameters alone.
+    """
     done = [trial for trial in trials if trial.value is not None and trial.value > 0]
     points = Encoding(distributions).points([trial.params for trial in done])
     values = np.array([trial.value for trial in done], dtype=np.float64)
     found: list[Ranked] = []
     for seen in range(ahead, len(done) - ahead + 1, ahead):
         past, next_ones = points[slice(seen)], points[slice(seen, seen + ahead)]
-        taus = {name: tau(predict(past, values[:seen], next_ones), values[seen : seen + ahead]) for name, predict in PREDICTORS.items()}
+        known = [trial.params for trial in done[: seen + ahead]]
+        seeing = View.of(describe, known[:seen], values[:seen])(points[slice(seen + ahead)], known) if describe else None
+        own = {"features": _process(seeing[slice(seen)], values[:seen], seeing[slice(seen, seen + ahead)])} if seeing else {}
+        taus = {name: tau(rank, values[seen : seen + ahead]) for name, rank in own.items()}
+        taus |= {name: tau(predict(past, values[:seen], next_ones), values[seen : seen + ahead]) for name, predict in PREDICTORS.items()}
         found.append(Ranked(seen, ahead, taus))
     return found
 

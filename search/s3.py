@@ -11,7 +11,7 @@ attribute "guests", if it has one.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.predictor import Array, Points, Predictor, backwards
+from search.predictor import Array, Points, Predictor, Scale, backwards
 
+Describe = Callable[[Mapping[str, Any]], Sequence[float]]
 UNFILTERED = "s3:unfiltered"
 
 GUESTS = 0.125  # of the proposals are children of guests, where there are guests
@@ -76,11 +77,31 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class View:
+    """How the predictor sees candidates: by their features, or else by their parameters."""
+
+    describe: Describe | None = None
+    scale: Scale | None = None
+
+    @staticmethod
+    def of(describe: Describe | None, trials: Sequence[Mapping[str, Any]], values: Array) -> "View":
+        """From what finished trials do and how they scored."""
+        return View(describe, Scale.of(np.array([describe(params) for params in trials]), values)) if describe else View()
+
+    def __call__(self, points: Points, params: Sequence[Mapping[str, Any]]) -> Points:
+        """Candidates, given as points and as parameters."""
+        if self.describe is None or self.scale is None:
+            return points
+        return self.scale.points(np.array([self.describe(one) for one in params]))
+
+
+@dataclass(frozen=True)
 class _Learnt:
     """What so many trials teach: whom to breed from, and what children will probably score (None: nobody is asked)."""
 
     trials: int
     encoding: Encoding
+    view: View
     parents: Points
     predictor: Predictor | None
 
@@ -94,13 +115,23 @@ class S3Sampler(BaseSampler):
     pool     children bred for every proposal; 1 is evolution without a predictor
     memory   the best so many trials are what the predictor is told
     doubt    the predictor abstains, and the first child is proposed, where at this level it is shown to rank backwards; 0: never
+    describe from parameters to features: numbers that say what they do (search.features), of which the predictor learns more than
+             of the parameters themselves
     """
 
     def __init__(
-        self, seed: int | None = None, startup: int = 16, parents: int = 16, pool: int = 256, memory: int = 400, doubt: float = 0.002
+        self,
+        seed: int | None = None,
+        startup: int = 16,
+        parents: int = 16,
+        pool: int = 64,
+        memory: int = 400,
+        doubt: float = 0.002,
+        describe: Describe | None = None,
     ) -> None:
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._startup, self._parents, self._pool, self._memory, self._doubt = startup, parents, pool, memory, doubt
+        self._describe = describe
         self._random = RandomSampler(seed=self._seed)
         self._learnt: _Learnt | None = None
 
@@ -121,7 +152,10 @@ class S3Sampler(BaseSampler):
         guests = learnt.encoding.points(study.user_attrs.get("guests", ()))
         children, chosen = self._breed(rng, learnt.parents, guests, learnt.encoding), 0
         if learnt.predictor is not None:
-            mean, spread = learnt.predictor.predict(children)
+            bred = (
+                [learnt.encoding.params(*child) for child in zip(children.numbers, children.words, strict=True)] if self._describe else []
+            )
+            mean, spread = learnt.predictor.predict(learnt.view(children, bred))
             chosen = int(np.argmin(mean - rng.uniform(0.0, 1.5) * spread))
         elif self._pool > 1:
             study._storage.set_trial_system_attr(trial._trial_id, UNFILTERED, True)  # where Optuna's own samplers leave their notes
@@ -137,9 +171,11 @@ class S3Sampler(BaseSampler):
             points, values = encoding.points([t.params for t in done]), sign * np.array([t.value for t in done], dtype=np.float64)
             values = values if (values > 0).all() else np.exp((values - values.min()) / (values.std() or 1.0))
             best = np.argsort(values, kind="stable")[: self._memory]
-            trusted = self._pool > 1 and not backwards(points[slice(-self._memory, None)], values[-self._memory :], self._doubt)
-            predictor = Predictor.fit(points[best], values[best]) if trusted else None
-            self._learnt = _Learnt(len(done), encoding, _apart(points[best], self._parents), predictor)
+            view = View.of(self._describe, [t.params for t in done], values)
+            seen = view(points, [t.params for t in done])
+            trusted = self._pool > 1 and not backwards(seen[slice(-self._memory, None)], values[-self._memory :], self._doubt)
+            predictor = Predictor.fit(seen[best], values[best]) if trusted else None
+            self._learnt = _Learnt(len(done), encoding, view, _apart(points[best], self._parents), predictor)
         return self._learnt
 
     def _breed(self, rng: np.random.Generator, parents: Points, guests: Points, encoding: Encoding) -> Points:

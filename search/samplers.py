@@ -12,7 +12,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from search.errors import CampaignError
-from search.s3 import S3Sampler
+from search.s3 import Describe, S3Sampler
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "s3": S3Sampler,
@@ -24,11 +24,12 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 }
 
 
-def sampler(name: str, seed: int, generation: int, **options: Any) -> BaseSampler:
-    """The sampler of one generation. Raises CampaignError for an unknown name or option."""
+def sampler(name: str, seed: int, generation: int, describe: Describe | None = None, **options: Any) -> BaseSampler:
+    """The sampler of one generation; s3 is told what parameters do. Raises CampaignError for an unknown name or option."""
     if name not in SAMPLERS:
         raise CampaignError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
     digest = hashlib.sha256(f"{seed}:{generation}".encode()).digest()
+    options |= {"describe": describe} if name == "s3" else {}
     try:
         return SAMPLERS[name](seed=int.from_bytes(digest[:4], "little"), **options)
     except TypeError:

@@ -200,7 +200,7 @@ def test_the_weights_of_a_robust_loss_give_its_gradient(scene, objective):
     teacher, goal, _ = scene
     goal = dataclasses.replace(goal, noise=goal.noise.double(), images=goal.images.double())
     fit = Fit(teacher, start(teacher), goal, goal, Learner(level="weights", objective=objective))
-    form, loss = fit.form(2), Loss(objective, fit.begin().delta / 3)
+    form, loss = fit.form(0), Loss(objective, fit.begin().delta / 3)
     theta, h = moved(form, 0.03), 1e-5
     slope = normal_equations(Task(form, loss, 0.0, fit.fit_on), theta)[1]
 
@@ -224,12 +224,23 @@ def test_the_reverse_gradient_is_the_forward_one_with_and_without_what_was_compu
         torch.testing.assert_close(gradient(task, 0, theta, memory), forward, rtol=1e-6, atol=1e-9)
 
 
+def test_levels_may_be_passed_through_on_the_way_in_their_order(scene):
+    teacher, fit_on, select_on = scene
+    learner = Learner(through=("times", "weights"), iterations=2, shrink=(1e-3,))
+    *_, last = Fit(teacher, start(teacher), fit_on, select_on, learner).run()
+    assert [level for level, _ in learner.stages()] == ["times", "weights", "rows"]
+    assert [entry.stage for entry in last.curve] == [0, 0, 0, 1, 1, 2, 2]
+    for through, level in ((("weights", "times"), "rows"), (("rows",), "weights"), (("times",), "parallel"), (("beauty",), "rows")):
+        with pytest.raises(CampaignError, match="in the order times, times\\+labels"):
+            Learner(through=through, level=level)
+
+
 def test_adam_lowers_the_error_pass_by_pass_and_goes_on_where_it_was_stopped(scene):
     teacher, fit_on, select_on = scene
     learner = Learner(level="weights", optimiser="adam", iterations=12, shrink=(1e-4,))
     points = list(Fit(teacher, start(teacher), fit_on, select_on, learner).run())
     assert points[-1].best < 0.7 * points[0].best
-    written = msgspec.json.decode(msgspec.json.encode(points[17]), type=Point)
+    written = msgspec.json.decode(msgspec.json.encode(points[6]), type=Point)
     *_, last = Fit(teacher, start(teacher), fit_on, select_on, learner).run(written)
     assert last == points[-1]
 
@@ -316,7 +327,7 @@ def test_learning_runs_forward_and_reverse_through_the_real_networks(tmp_path, o
     teacher = digits()
     goal = targets(teacher, "fit", 2, tolerance=0.05, root=tmp_path)
     fit = Fit(teacher, start(teacher, steps=3), goal, goal, Learner(level="rows", objective=objective))
-    form, loss = fit.form(3), Loss(objective)
+    form, loss = fit.form(0), Loss(objective)
     task = Task(form, loss, 0.0, fit.fit_on)
     try:
         squares, slope, costs = normal_equations(task, form.zeros())

@@ -98,8 +98,8 @@ def test_on_a_bent_surface_the_predictor_ranks_what_comes_next_better_than_a_str
     study = optimised(optuna.samplers.RandomSampler(seed=2), 160)
     found = ranked(study.trials, SPACE)
     assert [r.seen for r in found] == [40, 80, 120]
-    assert found[-1].taus["process"] > 0.5
-    assert found[-1].taus["process"] > found[-1].taus["linear"]
+    assert found[-1].taus["parameters"] > 0.5
+    assert found[-1].taus["parameters"] > found[-1].taus["linear"]
     assert ranked(study.trials[:30], SPACE) == []
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from oracle import scaled_linear_table
 
 from search.baselines import candidates, schedule
+from search.features import describer, features
 from search.s3 import Encoding
 from search.space import Space, table_distance
 from solvers import ScheduleError, SolverSchedule, Step, compile, preset, process
@@ -174,6 +176,29 @@ def test_a_word_that_is_switched_off_is_no_parameter_and_no_choice():
     assert set(space.distributions()) == {"gap1", "gap2", "gap3", "gap4"}
     schedules = [space.decode(params) for params in random_points(space, 5)]
     assert all(step.order in (1, 2) and step.space == "x0" and step.relax == 1 for s in schedules for step in s.steps)
+
+
+@pytest.mark.parametrize("where", PROCESSES)
+@pytest.mark.parametrize("name", SPACES)
+def test_the_features_of_a_space_are_as_many_for_every_point_finite_and_those_of_the_table(name, where):
+    nfe = 6 if (name, where) == ("epd", "flow") else 5
+    space = space_of(SPACES[name], where, nfe)
+    describe = describer(space)
+    found = [describe(params) for params in random_points(space, 8)]
+    assert len({len(one) for one in found}) == 1
+    assert np.isfinite(found).all()
+    for params, one in zip(random_points(space, 8), found, strict=True):
+        again = space.encode(space.decode(params))
+        np.testing.assert_allclose(describe(again), one, rtol=1e-7, atol=1e-7)
+
+
+def test_words_that_make_the_same_sampler_have_the_same_features():
+    where, start, end = PROCESSES["vp-linear"]
+    times = named_grid("karras", where, 4, start, end)
+    schedules = [SolverSchedule(where, start, tuple(Step(to=t, space=space) for t in times[1:])) for space in ("x0", "eps", "flow")]
+    first, *others = [features(compile(made), where) for made in schedules]
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-9, atol=1e-9)
 
 
 def test_an_empty_choice_or_a_bad_budget_is_refused():
