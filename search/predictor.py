@@ -102,6 +102,11 @@ class Predictor:
         spread = np.sqrt(np.maximum(1.0 - (reduced**2).sum(0), 1e-12))
         return self.centre + self.scale * (k @ self.weights), self.scale * spread
 
+    def optimistic(self, points: Points, deviations: float) -> Array:
+        """So many standard deviations below the mean, [n]."""
+        mean, spread = self.predict(points)
+        return mean - deviations * spread
+
 
 def backwards(points: Points, values: Array, level: float, ahead: int = 40) -> bool:
     """Whether the process, told all trials but the last `ahead`, ranks those the wrong way round (Kendall's tau, one-sided, at that level).

@@ -13,9 +13,9 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from scipy.stats import kendalltau
 
-from search.predictor import Array, Points, Predictor
+from search.predictor import Array, Points, Predictor, Scale
 from search.result import Ranked
-from search.s3 import Describe, Encoding, View
+from search.s3 import Describe, Encoding
 
 
 def _process(seen: Points, values: Array, ahead: Points) -> Array:
@@ -54,13 +54,15 @@ def ranked(
     done = [trial for trial in trials if trial.value is not None and trial.value > 0]
     points = Encoding(distributions).points([trial.params for trial in done])
     values = np.array([trial.value for trial in done], dtype=np.float64)
+    described = np.array([describe(trial.params) for trial in done]) if describe else np.empty((len(done), 0))
     found: list[Ranked] = []
     for seen in range(ahead, len(done) - ahead + 1, ahead):
         past, next_ones = points[slice(seen)], points[slice(seen, seen + ahead)]
-        known = [trial.params for trial in done[: seen + ahead]]
-        seeing = View.of(describe, known[:seen], values[:seen])(points[slice(seen + ahead)], known) if describe else None
-        own = {"features": _process(seeing[slice(seen)], values[:seen], seeing[slice(seen, seen + ahead)])} if seeing else {}
-        taus = {name: tau(rank, values[seen : seen + ahead]) for name, rank in own.items()}
+        taus: dict[str, float] = {}
+        if describe:
+            known = Scale.of(described[:seen], values[:seen]).points(described)
+            rank = _process(known[slice(seen)], values[:seen], known[slice(seen, seen + ahead)])
+            taus["features"] = tau(rank, values[seen : seen + ahead])
         taus |= {name: tau(predict(past, values[:seen], next_ones), values[seen : seen + ahead]) for name, predict in PREDICTORS.items()}
         found.append(Ranked(seen, ahead, taus))
     return found

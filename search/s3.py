@@ -27,6 +27,7 @@ from search.predictor import Array, Points, Predictor, Scale, backwards
 Describe = Callable[[Mapping[str, Any]], Sequence[float]]
 UNFILTERED = "s3:unfiltered"
 
+OPTIMISM = 1.5  # standard deviations below the mean that a proposal is judged by, at most
 GUESTS = 0.125  # of the proposals are children of guests, where there are guests
 
 
@@ -77,33 +78,15 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class View:
-    """How the predictor sees candidates: by their features, or else by their parameters."""
-
-    describe: Describe | None = None
-    scale: Scale | None = None
-
-    @staticmethod
-    def of(describe: Describe | None, trials: Sequence[Mapping[str, Any]], values: Array) -> "View":
-        """From what finished trials do and how they scored."""
-        return View(describe, Scale.of(np.array([describe(params) for params in trials]), values)) if describe else View()
-
-    def __call__(self, points: Points, params: Sequence[Mapping[str, Any]]) -> Points:
-        """Candidates, given as points and as parameters."""
-        if self.describe is None or self.scale is None:
-            return points
-        return self.scale.points(np.array([self.describe(one) for one in params]))
-
-
-@dataclass(frozen=True)
 class _Learnt:
-    """What so many trials teach: whom to breed from, and what children will probably score (None: nobody is asked)."""
+    """What so many trials teach: whom to breed from, and what children will probably score, by parameters and by features."""
 
     trials: int
     encoding: Encoding
-    view: View
     parents: Points
     predictor: Predictor | None
+    scale: Scale | None = None
+    described: Predictor | None = None
 
 
 class S3Sampler(BaseSampler):
@@ -113,6 +96,7 @@ class S3Sampler(BaseSampler):
     startup  random trials before there is anything to breed from
     parents  the best so many trials breed
     pool     children bred for every proposal; 1 is evolution without a predictor
+    shortlist the children that are described, where `describe` is given: those whose parameters look best
     memory   the best so many trials are what the predictor is told
     doubt    the predictor abstains, and the first child is proposed, where at this level it is shown to rank backwards; 0: never
     describe from parameters to features: numbers that say what they do (search.features), of which the predictor learns more than
@@ -124,14 +108,15 @@ class S3Sampler(BaseSampler):
         seed: int | None = None,
         startup: int = 16,
         parents: int = 16,
-        pool: int = 64,
+        pool: int = 1024,
+        shortlist: int = 40,
         memory: int = 400,
         doubt: float = 0.002,
         describe: Describe | None = None,
     ) -> None:
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._startup, self._parents, self._pool, self._memory, self._doubt = startup, parents, pool, memory, doubt
-        self._describe = describe
+        self._describe, self._shortlist = describe, shortlist
         self._random = RandomSampler(seed=self._seed)
         self._learnt: _Learnt | None = None
 
@@ -152,11 +137,13 @@ class S3Sampler(BaseSampler):
         guests = learnt.encoding.points(study.user_attrs.get("guests", ()))
         children, chosen = self._breed(rng, learnt.parents, guests, learnt.encoding), 0
         if learnt.predictor is not None:
-            bred = (
-                [learnt.encoding.params(*child) for child in zip(children.numbers, children.words, strict=True)] if self._describe else []
-            )
-            mean, spread = learnt.predictor.predict(learnt.view(children, bred))
-            chosen = int(np.argmin(mean - rng.uniform(0.0, 1.5) * spread))
+            optimism = rng.uniform(0.0, OPTIMISM)
+            order = np.argsort(learnt.predictor.optimistic(children, optimism), kind="stable")
+            chosen = int(order[0])
+            if self._describe and learnt.scale and learnt.described:
+                order = order[: self._shortlist]
+                known = [self._describe(learnt.encoding.params(children.numbers[k], children.words[k])) for k in order]
+                chosen = int(order[np.argmin(learnt.described.optimistic(learnt.scale.points(np.array(known)), optimism))])
         elif self._pool > 1:
             study._storage.set_trial_system_attr(trial._trial_id, UNFILTERED, True)  # where Optuna's own samplers leave their notes
         return learnt.encoding.params(children.numbers[chosen], children.words[chosen])
@@ -171,12 +158,21 @@ class S3Sampler(BaseSampler):
             points, values = encoding.points([t.params for t in done]), sign * np.array([t.value for t in done], dtype=np.float64)
             values = values if (values > 0).all() else np.exp((values - values.min()) / (values.std() or 1.0))
             best = np.argsort(values, kind="stable")[: self._memory]
-            view = View.of(self._describe, [t.params for t in done], values)
-            seen = view(points, [t.params for t in done])
-            trusted = self._pool > 1 and not backwards(seen[slice(-self._memory, None)], values[-self._memory :], self._doubt)
-            predictor = Predictor.fit(seen[best], values[best]) if trusted else None
-            self._learnt = _Learnt(len(done), encoding, view, _apart(points[best], self._parents), predictor)
+            self._learnt = _Learnt(len(done), encoding, _apart(points[best], self._parents), *self._predictors(done, points, values, best))
         return self._learnt
+
+    def _predictors(
+        self, done: list[FrozenTrial], points: Points, values: Array, best: NDArray[np.int64]
+    ) -> tuple[Predictor | None, Scale | None, Predictor | None]:
+        """By parameters, and by features with their scale; none where nobody is to be asked."""
+        last, scale, seen = slice(-self._memory, None), None, points
+        if self._pool > 1 and self._describe:
+            known = np.array([self._describe(t.params) for t in done])
+            scale = Scale.of(known, values)
+            seen = scale.points(known)
+        if self._pool == 1 or backwards(seen[last], values[last], self._doubt):
+            return None, None, None
+        return Predictor.fit(points[best], values[best]), scale, Predictor.fit(seen[best], values[best]) if scale else None
 
     def _breed(self, rng: np.random.Generator, parents: Points, guests: Points, encoding: Encoding) -> Points:
         """A pool of children, now and then the guests'. Every one has its own scale, its own share of moved numbers and changed words."""
