@@ -16,7 +16,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.stats import kendalltau
 
 Array = NDArray[np.float64]
-SPREAD = 2.0  # of a feature; what lies farther out is as strange as it can be
+SPREAD = 8.0  # widths of a feature; what lies farther out is as strange as it can be
 LENGTHS, WORDS, NOISES = (0.2, 0.5, 1.0, 2.0, 4.0), (2.0, 6.0, 20.0), (1e-3, 1e-2, 1e-1)
 
 
@@ -46,11 +46,12 @@ class Scale:
         """From those [n, d] of finished trials: the best third says what is usual, all of them what varies at all."""
         best, whole = features[np.argsort(values, kind="stable")[: max(20, len(values) // 3)]], features.std(0)
         width = np.maximum(best.std(0), 0.05 * whole)
-        return Scale(best.mean(0), np.where(whole > 1e-9, width * np.sqrt((whole > 1e-9).sum()) / 1.5, np.inf))
+        return Scale(best.mean(0), np.where(whole > 1e-9, width, np.inf))
 
     def points(self, features: Array) -> Points:
         """The points of some features."""
-        return Points(np.clip((features - self.centre) / self.width, -SPREAD, SPREAD), np.zeros((len(features), 0), dtype=np.int64))
+        scaled = np.clip((features - self.centre) / self.width, -SPREAD, SPREAD) * 1.5 / np.sqrt(max(1, np.isfinite(self.width).sum()))
+        return Points(scaled, np.zeros((len(features), 0), dtype=np.int64))
 
 
 def _distances(a: Points, b: Points) -> tuple[Array, Array]:

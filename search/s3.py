@@ -204,7 +204,8 @@ def _apart(points: Points, count: int, radius: float = 0.02) -> Points:
     for i in range(len(points.numbers)):
         if len(kept) == count:
             break
-        gap = ((points.numbers[kept] - points.numbers[i]) ** 2).mean(1) ** 0.5 + (points.words[kept] != points.words[i]).mean(1)
+        squares, differ = (points.numbers[kept] - points.numbers[i]) ** 2, points.words[kept] != points.words[i]
+        gap = np.sqrt(squares.sum(1) / max(1, squares.shape[1])) + differ.sum(1) / max(1, differ.shape[1])  # a study may have no words
         if (gap > radius).all():
             kept.append(i)
     return points[np.array(kept)]

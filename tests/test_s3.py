@@ -147,3 +147,40 @@ def test_guests_breed_beside_the_best_trials():
 def random_far(count: int) -> list[dict]:
     study = optimised(optuna.samplers.RandomSampler(seed=3), count)
     return [trial.params | {"gap1": 0.7 + 0.3 * trial.params["gap1"]} for trial in study.trials]
+
+
+def test_with_features_a_shortlist_is_described_for_every_proposal_and_chosen_from():
+    """Two numbers that only matter together: their product is what the values depend on, and the feature says so."""
+    space = {f"u{k}": FloatDistribution(0.0, 1.0) for k in range(8)}
+
+    def product(params):
+        return float(np.prod([0.5 + params[f"u{k}"] for k in range(8)]))
+
+    asked = []
+
+    def describe(params):
+        asked.append(params)
+        return (product(params),)
+
+    def best(sampler):
+        study = optuna.create_study(sampler=sampler)
+        for _ in range(40):
+            trial = study.ask(space)
+            study.tell(trial, 0.01 + abs(product(trial.params) - 1.3))
+        return study.best_value
+
+    blind = [best(S3Sampler(seed=seed, shortlist=10)) for seed in range(5)]
+    assert not asked
+    told = [best(S3Sampler(seed=seed, shortlist=10, describe=describe)) for seed in range(5)]
+    assert statistics.median(told) < statistics.median(blind)
+    assert 0 < len(asked) <= 5 * 24 * (10 + 40)  # a shortlist for every proposal, and what was finished before
+    asked.clear()
+    best(S3Sampler(seed=0, pool=1, describe=describe))
+    assert not asked
+
+
+def test_with_features_the_ranks_of_a_campaign_show_both_predictors():
+    study = optimised(optuna.samplers.RandomSampler(seed=2), 120)
+    found = ranked(study.trials, SPACE, lambda params: (bowl(params),))
+    assert list(found[-1].taus) == ["features", "parameters", "linear", "nearest"]
+    assert found[-1].taus["features"] > 0.8
