@@ -27,7 +27,7 @@ class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory   "full" holds what every evaluation computed until its gradient is taken; "rows" computes it again, evaluation by evaluation
     """
 
-    rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
+    rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-2
     clip: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     average: Fraction = 0.95
     memory: Literal["full", "rows"] = "full"

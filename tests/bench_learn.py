@@ -6,7 +6,8 @@ so that a run which was stopped goes on with the next. Each runs in a process of
     known          the best of about 200 tuned known solvers, on `select`; what follows starts from the best that it can move
     compensation   DC-Solver's ratios       times+labels   the parameters of LD3       weights   those of S4S, as theory + delta
     parallel       the parameters of EPD and AMED
-    rows           the class of GS and BNS       starts   rows, from the three best starts of `python train.py model=... nfe=...`
+    rows           the class of GS and BNS       rows by adam   the same, as they are trained
+    starts         rows, from the three best starts of `python train.py model=... nfe=...`
     searched       `python search.py`            searched+learned   and then `learner=rows`
 
 Fitted here by least squares, not by the papers' own optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
@@ -37,7 +38,8 @@ from solvers.atomic import write_atomically
 from teacher.trajectories import Targets, targets
 
 CELLS = Path(__file__).parents[1] / "docs" / "learning"
-WHAT = ("known", "compensation", "parallel", "times+labels", "weights", "rows", "starts", "searched", "searched+learned")
+WHAT = ("known", "compensation", "parallel", "times+labels", "weights", "rows", "rows by adam", "starts", "searched", "searched+learned")
+LEARNERS = {"starts": Learner(), "rows by adam": Learner(optimiser="adam", iterations=150, patience=30, shrink=(1e-4,))}
 QUESTIONS = [(model, nfe, 64) for nfe in (5, 4, 6, 8, 10, 3, 7, 9) for model in ("galaxies", "digits")]
 OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 256, 1024)]  # rows alone, beside those of 64
 GUIDED = [("digits guided", nfe, 64) for nfe in (5, 8)]
@@ -70,7 +72,7 @@ def questions() -> list[tuple[str, int, int, str]]:
 
 def path_of(model: str, nfe: int, seeds: int, what: str) -> Path:
     """Where a cell is kept."""
-    return CELLS / f"{model.replace(' ', '-')}-{nfe}-{seeds}-{what.replace('+', '-')}.json"
+    return CELLS / f"{model.replace(' ', '-')}-{nfe}-{seeds}-{what.replace('+', '-').replace(' ', '-')}.json"
 
 
 def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
@@ -87,15 +89,15 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
     if what == "known":
         table, parameters, name = compile(first), 0, known[0].name
     elif what.startswith("searched"):
-        learner = Learner() if what == "searched+learned" else None
+        polish = Learner() if what == "searched+learned" else None
         with Progress() as progress:
-            outcome = run(msgspec.structs.replace(asked, learner=learner), progress)
+            outcome = run(msgspec.structs.replace(asked, learner=polish), progress)
         assert outcome is not None  # nobody else works on it
         table, parameters, name = load(outcome.schedule_file).tableau, 0, outcome.learned or "found"
     else:
-        level = "rows" if what == "starts" else what
-        begin = starts.of_known(ours, known, level)[: None if what == "starts" else 1]
-        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], level)
+        learner = LEARNERS.get(what) or Learner(level=what)
+        begin = starts.of_known(ours, known, learner.level)[: None if what == "starts" else 1]
+        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], learner)
         name = begin[best].name
     spent = time.process_time() - start
     both = [compile(first), table]
@@ -116,9 +118,9 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
     )
 
 
-def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], level: str) -> tuple[Tableau, int, int]:
+def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], learner: Learner) -> tuple[Tableau, int, int]:
     """The table that ends best on `select`, its parameters, and from which schedule."""
-    fits = [Fit(ours.teacher, schedule, fit_on, ours.on("select").targets, Learner(level=level)) for schedule in schedules]
+    fits = [Fit(ours.teacher, schedule, fit_on, ours.on("select").targets, learner) for schedule in schedules]
     ends = [list(fit.run())[-1] for fit in fits]
     best = min(range(len(ends)), key=lambda k: ends[k].best)
     return fits[best].table(ends[best]), fits[best].form(ends[best].best_stage).count, best
