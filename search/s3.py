@@ -2,7 +2,8 @@
 
 For every proposal a pool of children is bred from the best trials: crossover between two parents step by step, mutation of
 words and numbers on many scales at once (so no scale has to be tuned); then the predictor's optimistic best of the pool is
-proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here learns from every trial of the study).
+proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here learns from every trial of the study). Where it is
+told what parameters do, the predictor of the parameters makes a shortlist, and one of their features chooses from that.
 Parameters whose names end in the same number are one step and are inherited together.
 
 Guests are parents that nobody has scored: what another study found, made to fit this one (a schedule of another budget with
@@ -78,15 +79,22 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class _Foresight:
+    """What children will probably score, by their parameters and by their features."""
+
+    parameters: Predictor
+    features: Predictor | None = None
+    scale: Scale | None = None
+
+
+@dataclass(frozen=True)
 class _Learnt:
-    """What so many trials teach: whom to breed from, and what children will probably score, by parameters and by features."""
+    """What so many trials teach: whom to breed from, and what to expect (None: nobody is asked)."""
 
     trials: int
     encoding: Encoding
     parents: Points
-    predictor: Predictor | None
-    scale: Scale | None = None
-    described: Predictor | None = None
+    foresight: _Foresight | None
 
 
 class S3Sampler(BaseSampler):
@@ -96,11 +104,10 @@ class S3Sampler(BaseSampler):
     startup  random trials before there is anything to breed from
     parents  the best so many trials breed
     pool     children bred for every proposal; 1 is evolution without a predictor
-    shortlist the children that are described, where `describe` is given: those whose parameters look best
     memory   the best so many trials are what the predictor is told
     doubt    the predictor abstains, and the first child is proposed, where at this level it is shown to rank backwards; 0: never
-    describe from parameters to features: numbers that say what they do (search.features), of which the predictor learns more than
-             of the parameters themselves
+    describe   from parameters to features, numbers that say what they do (search.features): a predictor learns more from those
+    shortlist  the children that are described for every proposal: those whose parameters look best
     """
 
     def __init__(
@@ -109,10 +116,10 @@ class S3Sampler(BaseSampler):
         startup: int = 16,
         parents: int = 16,
         pool: int = 1024,
-        shortlist: int = 40,
         memory: int = 400,
         doubt: float = 0.002,
         describe: Describe | None = None,
+        shortlist: int = 40,
     ) -> None:
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._startup, self._parents, self._pool, self._memory, self._doubt = startup, parents, pool, memory, doubt
@@ -136,17 +143,20 @@ class S3Sampler(BaseSampler):
         learnt = self._learn(done, sign, Encoding(search_space))
         guests = learnt.encoding.points(study.user_attrs.get("guests", ()))
         children, chosen = self._breed(rng, learnt.parents, guests, learnt.encoding), 0
-        if learnt.predictor is not None:
-            optimism = rng.uniform(0.0, OPTIMISM)
-            order = np.argsort(learnt.predictor.optimistic(children, optimism), kind="stable")
-            chosen = int(order[0])
-            if self._describe and learnt.scale and learnt.described:
-                order = order[: self._shortlist]
-                known = [self._describe(learnt.encoding.params(children.numbers[k], children.words[k])) for k in order]
-                chosen = int(order[np.argmin(learnt.described.optimistic(learnt.scale.points(np.array(known)), optimism))])
+        if learnt.foresight:
+            chosen = self._chosen(children, learnt.foresight, learnt.encoding, rng.uniform(0.0, OPTIMISM))
         elif self._pool > 1:
             study._storage.set_trial_system_attr(trial._trial_id, UNFILTERED, True)  # where Optuna's own samplers leave their notes
         return learnt.encoding.params(children.numbers[chosen], children.words[chosen])
+
+    def _chosen(self, children: Points, foresight: _Foresight, encoding: Encoding, deviations: float) -> int:
+        """The child that looks best, so many deviations below the mean."""
+        order = np.argsort(foresight.parameters.optimistic(children, deviations), kind="stable")
+        if self._describe is None or foresight.features is None or foresight.scale is None:
+            return int(order[0])
+        shortlist = order[: self._shortlist]
+        known = np.array([self._describe(encoding.params(children.numbers[k], children.words[k])) for k in shortlist])
+        return int(shortlist[np.argmin(foresight.features.optimistic(foresight.scale.points(known), deviations))])
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         """At random."""
@@ -158,21 +168,21 @@ class S3Sampler(BaseSampler):
             points, values = encoding.points([t.params for t in done]), sign * np.array([t.value for t in done], dtype=np.float64)
             values = values if (values > 0).all() else np.exp((values - values.min()) / (values.std() or 1.0))
             best = np.argsort(values, kind="stable")[: self._memory]
-            self._learnt = _Learnt(len(done), encoding, _apart(points[best], self._parents), *self._predictors(done, points, values, best))
+            self._learnt = _Learnt(len(done), encoding, _apart(points[best], self._parents), self._foresight(done, points, values, best))
         return self._learnt
 
-    def _predictors(
-        self, done: list[FrozenTrial], points: Points, values: Array, best: NDArray[np.int64]
-    ) -> tuple[Predictor | None, Scale | None, Predictor | None]:
-        """By parameters, and by features with their scale; none where nobody is to be asked."""
-        last, scale, seen = slice(-self._memory, None), None, points
-        if self._pool > 1 and self._describe:
-            known = np.array([self._describe(t.params) for t in done])
+    def _foresight(self, done: list[FrozenTrial], points: Points, values: Array, best: NDArray[np.int64]) -> _Foresight | None:
+        """The predictors; None where one child is bred, or the predictor that decides is shown to rank backwards."""
+        if self._pool == 1:
+            return None
+        scale, seen, last = None, points, slice(-self._memory, None)
+        if self._describe:
+            known = np.array([self._describe(trial.params) for trial in done])
             scale = Scale.of(known, values)
             seen = scale.points(known)
-        if self._pool == 1 or backwards(seen[last], values[last], self._doubt):
-            return None, None, None
-        return Predictor.fit(points[best], values[best]), scale, Predictor.fit(seen[best], values[best]) if scale else None
+        if backwards(seen[last], values[last], self._doubt):
+            return None
+        return _Foresight(Predictor.fit(points[best], values[best]), Predictor.fit(seen[best], values[best]) if scale else None, scale)
 
     def _breed(self, rng: np.random.Generator, parents: Points, guests: Points, encoding: Encoding) -> Points:
         """A pool of children, now and then the guests'. Every one has its own scale, its own share of moved numbers and changed words."""
