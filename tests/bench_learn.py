@@ -79,7 +79,7 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
     """Tune known solvers, unless that is done; fit; read test."""
     directory = f"campaigns/learn-{model.replace(' ', '-')}-{nfe}"
     asked = Settings(
-        MODELS[model], nfe, seeds=Seeds(128, 128, 256), budget=Budget(known=200), tracker=Tracker("disabled"), directory=directory
+        MODELS[model], (nfe,), seeds=Seeds(128, 128, 256), budget=Budget(known=200), tracker=Tracker("disabled"), directory=directory
     )
     with Progress() as progress:
         ours, known = starts.tuned(asked, progress)
