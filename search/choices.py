@@ -53,7 +53,7 @@ class Choices:
                 raise ScheduleError(f"The space leaves no {name}.")
         ranges = {"relax": self.relax, "label": self.label, "eta": self.eta, **self.numbers, **self.knobs}
         for name, pair in ranges.items():
-            if len(pair) != 2 or not pair[0] <= pair[1]:
+            if len(pair) != 2 or not all(isinstance(value, int | float) for value in pair) or not pair[0] <= pair[1]:
                 raise ScheduleError(f"The range of {name} is its least and its greatest value, not {', '.join(map(str, pair))}.")
         for strange in set(self.knobs) - set(self.given):
             raise ScheduleError(f"The model is not asked with a knob {strange!r}, so none can be searched: give it one in model.options.")

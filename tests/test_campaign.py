@@ -144,6 +144,8 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
         ({"sampler": {"name": "luck"}}, CampaignError, "no sampler 'luck'"),
         ({"space": {"colour": ["red"]}}, CampaignError, "colour"),
         ({"space": {"order": []}}, ScheduleError, "leaves no order"),
+        ({"space": {"relax": ["a", "b"]}}, ScheduleError, "range of relax"),
+        ({"space": {"label": [0.4, -0.4]}}, ScheduleError, "range of label"),
         ({"budget": {"trials": 0}}, CampaignError, "trials"),
         ({"learner": {"level": "parallel"}}, CampaignError, "cannot be learned at level 'parallel'"),
         ({"spce": 1}, CampaignError, "spce"),
