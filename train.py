@@ -13,6 +13,7 @@ from rich.progress import Progress
 from conf.entry import start
 from search.errors import CampaignError
 from search.learn import learn, lesson
+from search.perceptual import PerceptualError
 from solvers import ScheduleError
 from teacher.errors import TeacherError
 
@@ -24,7 +25,7 @@ def main(config: DictConfig) -> None:
     try:
         with Progress(console=console) as progress:
             table, path = learn(lesson(OmegaConf.to_container(config, resolve=True)), progress)  # pyright: ignore[reportArgumentType]
-    except (CampaignError, ScheduleError, TeacherError) as error:
+    except (CampaignError, PerceptualError, ScheduleError, TeacherError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")

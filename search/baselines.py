@@ -42,16 +42,19 @@ def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
     clean = teacher.end == teacher.process.t_clean
     here = name_of(teacher.process)
     names = [name for name, known in DISTINCT.items() if known.noise == "none" and (not known.processes or here in known.processes)]
-    solvers = [(name, options) for name in names if steps_for_nfe(name, nfe, clean) for options in VARIANTS.get(name, ({},))]
+    solvers = [Known(name, dict(o), "uniform", {}, nfe) for name in names for o in VARIANTS.get(name, ({},))]
+    solvers = [s if steps_for_nfe(s.solver, nfe, clean) else msgspec.structs.replace(s, answer="unit-eps") for s in solvers]
+    solvers = [s for s in solvers if possible(s, teacher)]  # some spend the budget only without their first answer
     each = -(-count // max(1, len(solvers)))
     found = grids(teacher.process, teacher.start, teacher.end, max(6, each + 2))
-    return [Known(name, dict(o), grid, g, nfe) for grid, g in found for name, o in solvers]
+    return [msgspec.structs.replace(s, grid=grid, grid_options=g) for grid, g in found for s in solvers]
 
 
 def guessed(teacher: Teacher, scored: Sequence[Known], kinds: int) -> list[Known]:
     """The best `kinds` on the grids they were scored on, with an analytical first step where they can do without that answer."""
     best = [how(item) for item in _best_kinds(scored, kinds)]
-    found = (msgspec.structs.replace(item, answer="unit-eps", fit=None, select=None) for item in scored if how(item) in best)
+    plain = (item for item in scored if item.answer == "network" and how(item) in best)
+    found = (msgspec.structs.replace(item, answer="unit-eps", fit=None, select=None) for item in plain)
     return [item for item in found if possible(item, teacher)]
 
 

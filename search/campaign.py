@@ -20,7 +20,6 @@ from rich.progress import Progress
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.objective import Objective, looks, objective
-from search.parametrise import suits
 from search.settings import Seeds, Settings
 from search.space import Space
 from search.warm import Warm, starts
@@ -119,7 +118,7 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
         settings.learner.require(teacher)
         if some.eta[1]:
             raise CampaignError("Steps that inject noise (space.eta) cannot be learned; leave the learner out.")
-        if not all(suits(space.decode({}), settings.learner.level) for space in spaces.values()):
+        if not all(any(settings.learner.suits(space.decode({"answer0": a})) for a in space.answer) for space in spaces.values()):
             raise CampaignError(f"Schedules of this space cannot be learned at level {settings.learner.level!r}; choose another learner.")
     if some.eta[1] and aim.kind == "seeds":
         raise CampaignError(

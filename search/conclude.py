@@ -52,9 +52,9 @@ def conclude(
     found, trial = finalists[order[0]], best_first[order[0]]
     searched = Sampler("searched" if settings.learner else "found", found, compile(found), found)
     ours = searched
-    if settings.learner:
-        entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order[:POLISHED]]
-        polished = learned(campaign, settings.learner, [*entrants, *of_known(campaign, known, settings.learner.level)[:1]])
+    if settings.learner and any(map(settings.learner.suits, finalists)):
+        entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order if settings.learner.suits(finalists[k])]
+        polished = learned(campaign, settings.learner, [*entrants[:POLISHED], *of_known(campaign, known, settings.learner)[:1]])
         (after,) = campaign.scores([polished.table], "select")  # by the campaign's objective, not the learner's
         ours = polished if after < select[order[0]] else searched
     reads = count_read(campaign.directory)

@@ -4,7 +4,7 @@ Parameters say how a schedule was chosen; many choices are nearly the same sampl
 form is what the samples depend on: two candidates with equal features draw equal pictures.
 
     lambda of every evaluated state,      how far the label lies from it, in lambda,      knobs
-    B_rj of the states and the sample,    a_r sigma_T and the deviation of the injected noise there (cut at 5: what diverged, diverged)
+    B_rj of the states and the sample,    a_r sigma_T and the deviation of the injected noise there (all cut at 5: what diverges, diverges)
 """
 
 import functools
@@ -27,9 +27,10 @@ def features(table: Tableau, process: Process) -> tuple[float, ...]:
     asked = torch.tensor(table.asked, dtype=torch.float64)
     levels, labels = (process.lambda_of(t).nan_to_num(-LIMIT).clamp(-LIMIT, LIMIT) for t in (asked, told))  # nan: a label past the noise
     rows, columns = torch.tril_indices(nfe + 1, nfe, -1)
-    noise = torch.stack([dense.a * float(table.initial_sigma), dense.G.square().sum(1).sqrt()]).clamp(-CUT, CUT).flatten()
+    noise = torch.stack([dense.a * float(table.initial_sigma), dense.G.square().sum(1).sqrt()]).flatten()
+    form = torch.cat([dense.B[rows, columns], noise]).clamp(-CUT, CUT)
     knobs = [value for e in table.evals for _, value in sorted(e.knobs.items())]
-    return (*torch.cat([levels, labels - levels, dense.B[rows, columns], noise]).tolist(), *knobs)
+    return (*torch.cat([levels, labels - levels, form]).tolist(), *knobs)
 
 
 def describer(space: Space) -> Describe:

@@ -20,7 +20,7 @@ from search.adam import Adam
 from search.errors import CampaignError
 from search.losses import Loss
 from search.objective import looks
-from search.parametrise import NESTED, Parametrisation, check_words
+from search.parametrise import NESTED, Parametrisation, check_words, suits
 from search.residuals import Batch, batches
 from search.task import Memory, Task
 from solvers import SolverSchedule, Tableau, compile
@@ -71,6 +71,10 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if looks(self.objective) and len(teacher.shape) != 3:
             raise CampaignError(f"{teacher.name} makes no pictures, so {self.objective!r} cannot be learned by.")
 
+    def suits(self, schedule: SolverSchedule) -> bool:
+        """Whether it can move anything of the schedule."""
+        return suits(schedule, self.level, self.consistency)
+
     def stages(self) -> list[tuple[str, float]]:
         """(level, shrink) in order."""
         return [*((level, self.shrink[0]) for level in self.through), *((self.level, s) for s in self.shrink)]
@@ -109,7 +113,6 @@ class Fit:
     def __init__(self, teacher: Teacher, schedule: SolverSchedule, fit_on: Targets, select_on: Targets, learner: Learner) -> None:
         self.schedule, self.learner, self.stages = schedule, learner, learner.stages()
         self.fit_on, self.select_on = (batches(teacher, block, learner.batch) for block in (fit_on, select_on))
-        Loss(learner.objective)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a fit lives as long as its process)
     def form(self, stage: int) -> Parametrisation:

@@ -81,8 +81,10 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     found = (
         starts.of_files(asked.files, teacher, asked.nfe, asked.insist)
         if asked.files
-        else starts.of_known(*starts.tuned(asked.tuning, progress), asked.learner.level)
+        else starts.of_known(*starts.tuned(asked.tuning, progress), asked.learner)
     )
+    if not found:
+        raise CampaignError(f"No known solver of {asked.nfe} evaluations can be learned at level {asked.learner.level!r}.")
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
     stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
     budget = f"-nfe{asked.nfe}" if asked.files and asked.nfe else ""

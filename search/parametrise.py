@@ -46,10 +46,10 @@ def check_words(level: str, consistency: str) -> None:
         raise CampaignError(f"There is no consistency {consistency!r}; there are {', '.join(CONSISTENCY)}.")
 
 
-def suits(schedule: SolverSchedule, level: str) -> bool:
+def suits(schedule: SolverSchedule, level: str, consistency: str) -> bool:
     """Whether the level can move anything of the schedule."""
     try:
-        return Parametrisation(schedule, level).count > 0
+        return Parametrisation(schedule, level, consistency).count > 0
     except ScheduleError:
         return False
 

@@ -17,6 +17,7 @@ from scipy.stats import kendalltau
 
 Array = NDArray[np.float64]
 SPREAD = 8.0  # widths of a feature; what lies farther out is as strange as it can be
+AHEAD = 40  # trials that a predictor has to rank
 LENGTHS, WORDS, NOISES = (0.2, 0.5, 1.0, 2.0, 4.0), (2.0, 6.0, 20.0), (1e-3, 1e-2, 1e-1)
 
 
@@ -109,7 +110,7 @@ class Predictor:
         return mean - deviations * spread
 
 
-def backwards(points: Points, values: Array, level: float, ahead: int = 40) -> bool:
+def backwards(points: Points, values: Array, level: float, ahead: int = AHEAD) -> bool:
     """Whether the process, told all trials but the last `ahead`, ranks those the wrong way round (Kendall's tau, one-sided, at that level).
 
     Trials ahead were proposed because they were predicted to be good. What is left between them is hard to tell apart, so a tau

@@ -3,6 +3,7 @@
 result.json holds the Result of a campaign over one NFE, or of one NFE; front.json the Front of a campaign over several.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,9 +114,10 @@ class Agreement(msgspec.Struct, frozen=True):
     seeds: int
 
 
-def beginning_alike(count: int, nfe: int, seeds: int) -> Cost:
-    """What candidates cost that share their first evaluation and no other."""
-    return Cost(count * nfe * seeds, (count * (nfe - 1) + 1) * seeds)
+def beginning_alike(known: Sequence[Known], seeds: int) -> Cost:
+    """What known solvers cost: those that ask at x_T share that evaluation, and no other is shared."""
+    asked, alike = sum(item.nfe for item in known), sum(item.answer == "network" for item in known)
+    return Cost(asked * seeds, (asked - max(0, alike - 1)) * seeds)
 
 
 class Result(msgspec.Struct, frozen=True):

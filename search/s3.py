@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.predictor import Array, Points, Predictor, Scale, backwards
+from search.predictor import AHEAD, Array, Points, Predictor, Scale, backwards
 
 Describe = Callable[[Mapping[str, Any]], Sequence[float]]
 UNFILTERED = "s3:unfiltered"
@@ -121,6 +121,8 @@ class S3Sampler(BaseSampler):
         describe: Describe | None = None,
         shortlist: int = 40,
     ) -> None:
+        if min(startup, parents, pool, memory, shortlist) < 1:
+            raise ValueError("startup, parents, pool, memory and shortlist must be at least 1")
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._startup, self._parents, self._pool, self._memory, self._doubt = startup, parents, pool, memory, doubt
         self._describe, self._shortlist = describe, shortlist
@@ -172,17 +174,21 @@ class S3Sampler(BaseSampler):
         return self._learnt
 
     def _foresight(self, done: list[FrozenTrial], points: Points, values: Array, best: NDArray[np.int64]) -> _Foresight | None:
-        """The predictors; None where one child is bred, or the predictor that decides is shown to rank backwards."""
+        """The predictors; None where one child is bred, or one of the predictors is shown to rank backwards."""
         if self._pool == 1:
             return None
-        scale, seen, last = None, points, slice(-self._memory, None)
-        if self._describe:
-            known = np.array([self._describe(trial.params) for trial in done])
-            scale = Scale.of(known, values)
-            seen = scale.points(known)
-        if backwards(seen[last], values[last], self._doubt):
+        last = slice(-self._memory, None)
+        if backwards(points[last], values[last], self._doubt):
             return None
-        return _Foresight(Predictor.fit(points[best], values[best]), Predictor.fit(seen[best], values[best]) if scale else None, scale)
+        parameters = Predictor.fit(points[best], values[best])
+        if self._describe is None:
+            return _Foresight(parameters)
+        known = np.array([self._describe(trial.params) for trial in done])
+        earlier = slice(max(1, len(done) - AHEAD))
+        if backwards(Scale.of(known[earlier], values[earlier]).points(known)[last], values[last], self._doubt):
+            return None
+        scale = Scale.of(known, values)
+        return _Foresight(parameters, Predictor.fit(scale.points(known)[best], values[best]), scale)
 
     def _breed(self, rng: np.random.Generator, parents: Points, guests: Points, encoding: Encoding) -> Points:
         """A pool of children, now and then the guests'. Every one has its own scale, its own share of moved numbers and changed words."""

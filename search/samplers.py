@@ -24,13 +24,15 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 }
 
 
-def sampler(name: str, seed: int, generation: int, describe: Describe | None = None, **options: Any) -> BaseSampler:
+def sampler(name: str, seed: int, generation: int, describe: Describe | None = None, /, **options: Any) -> BaseSampler:
     """The sampler of one generation; s3 is told what parameters do. Raises CampaignError for an unknown name or option."""
     if name not in SAMPLERS:
         raise CampaignError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
     digest = hashlib.sha256(f"{seed}:{generation}".encode()).digest()
-    options |= {"describe": describe} if name == "s3" else {}
+    told = {"seed": int.from_bytes(digest[:4], "little")} | ({"describe": describe} if name == "s3" else {})
     try:
-        return SAMPLERS[name](seed=int.from_bytes(digest[:4], "little"), **options)
+        return SAMPLERS[name](**told, **options)
     except TypeError:
         raise CampaignError(f"Sampler {name!r} does not take the options {', '.join(options)}.") from None
+    except ValueError as error:
+        raise CampaignError(f"Sampler {name!r} refuses its options: {error}.") from None

@@ -11,7 +11,7 @@ from search import baselines, storage
 from search.board import Board
 from search.campaign import Campaign, campaign, claim
 from search.errors import CampaignError
-from search.parametrise import suits
+from search.fit import Learner
 from search.result import Known
 from search.settings import Named, Settings
 from search.space import table_distance
@@ -66,14 +66,12 @@ def tuned(settings: Settings, progress: Progress) -> tuple[Campaign, list[Known]
         return ours, tune_known(ours, board)[0]
 
 
-def of_known(ours: Campaign, known: Sequence[Known], level: str) -> list[Start]:
-    """The best known solvers of each kind that the level can move, best on `select` first. Raises CampaignError if there is none."""
+def of_known(ours: Campaign, known: Sequence[Known], learner: Learner) -> list[Start]:
+    """The best known solvers of each kind that the learner can move, best on `select` first."""
     provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
     schedules = ((baselines.schedule(item, ours.teacher), item.name) for item in baselines.best_per_kind(known))
-    found = distinct(Start(schedule, name, name, provenance) for schedule, name in schedules if suits(schedule, level))
-    if starts := list(itertools.islice(found, COUNT)):
-        return starts
-    raise CampaignError(f"No known solver of {ours.nfe} evaluations can be learned at level {level!r}.")
+    found = distinct(Start(schedule, name, name, provenance) for schedule, name in schedules if learner.suits(schedule))
+    return list(itertools.islice(found, COUNT))
 
 
 def distinct(starts: Iterable[Start]) -> Iterator[Start]:

@@ -41,7 +41,7 @@ def tune_known(campaign: Campaign, board: Board) -> tuple[list[Known], Cost]:
     select.sort(key=lambda item: value(item.select))
     ordered = select + [item for item in known if id(item) not in best]
     seeds = settings.seeds
-    cost = beginning_alike(len(wanted) + len(guessed) + len(finer), nfe, seeds.fit) + beginning_alike(len(select), nfe, seeds.select)
+    cost = beginning_alike([*wanted, *guessed, *finer], seeds.fit) + beginning_alike(select, seeds.select)
     write_atomically(path, msgspec.json.encode((ordered, cost)))
     return ordered, cost
 

@@ -96,7 +96,7 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         table, parameters, name = load(outcome.schedule_file).tableau, 0, outcome.learned or "found"
     else:
         learner = LEARNERS.get(what) or Learner(level=what)
-        begin = starts.of_known(ours, known, learner.level)[: None if what == "starts" else 1]
+        begin = starts.of_known(ours, known, learner)[: None if what == "starts" else 1]
         table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], learner)
         name = begin[best].name
     spent = time.process_time() - start

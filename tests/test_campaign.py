@@ -13,13 +13,17 @@ import pytest
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
-from search import result, storage
+from search import baselines, result, storage
 from search.errors import CampaignError
+from search.evaluate import Evaluator
+from search.result import Known, beginning_alike
 from search.run import run
 from search.settings import settings
-from solvers import ScheduleError, load
+from solvers import ScheduleError, compile, load
 from solvers.file import recipe_distance
+from teacher import models
 from teacher.errors import TeacherError
+from teacher.trajectories import targets
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -142,6 +146,8 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
         ({"nfe": "five"}, CampaignError, "nfe"),
         ({"objective": "fid"}, CampaignError, "no objective 'fid'"),
         ({"sampler": {"name": "luck"}}, CampaignError, "no sampler 'luck'"),
+        ({"sampler": {"name": "s3", "options": {"describe": 1}}}, CampaignError, "does not take the options describe"),
+        ({"sampler": {"name": "s3", "options": {"shortlist": 0}}}, CampaignError, "shortlist must be at least 1"),
         ({"space": {"colour": ["red"]}}, CampaignError, "colour"),
         ({"space": {"order": []}}, ScheduleError, "leaves no order"),
         ({"space": {"relax": ["a", "b"]}}, ScheduleError, "range of relax"),
@@ -199,6 +205,22 @@ def test_wandb_offline_holds_the_run_and_the_schedule(tmp_path):
     data = logs[0].read_bytes()
     assert b"search/best" in data
     assert b"c.schedule.json" in data
+
+
+@pytest.mark.parametrize("nfe", [5, 8])
+def test_a_campaign_of_parallel_steps_is_polished_whatever_known_solvers_there_are(tmp_path, nfe):
+    space = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "space" / "epd.yaml"))
+    learner = {"level": "parallel", "iterations": 1, "shrink": [1e-3]}
+    outcome = small(tmp_path / "epd", nfe=nfe, space=space, budget={"trials": 8, "generation": 8, "finalists": 2}, learner=learner)
+    assert outcome.learned
+
+
+def test_what_known_solvers_cost_is_what_the_evaluator_counts():
+    teacher = models.load("gaussian")
+    known = [Known("ddim", {}, grid, {}, 4, answer=answer) for grid in ("log-snr", "uniform") for answer in ("network", "unit-eps")]
+    evaluator = Evaluator(teacher, targets(teacher, "fit", 4))
+    evaluator.errors([compile(baselines.schedule(item, teacher)) for item in known])
+    assert beginning_alike(known, 4) == evaluator.cost
 
 
 def test_a_learner_polishes_the_finalists_of_a_finished_campaign_and_the_report_shows_both(tmp_path):

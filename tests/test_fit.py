@@ -287,9 +287,22 @@ def test_fits_killed_anywhere_end_at_the_same_bits_and_share_one_loss(scene, tmp
 
 def test_known_solvers_with_a_guessed_first_answer_spend_the_same_evaluations(scene):
     scored = [Known(name, {}, "uniform", {}, 4, fit=0.1) for name in ("dpmpp-2m", "heun", "ddim", "unipc-3", "unipc-2")]
-    found = baselines.guessed(scene[0], scored, 4)
+    found = baselines.guessed(scene[0], [*scored, msgspec.structs.replace(scored[0], answer="unit-eps")], 4)
     assert [item.name for item in found] == [f"{name} with AFS on uniform" for name in ("dpmpp-2m", "ddim", "unipc-3")]
     assert {compile(baselines.schedule(item, scene[0])).nfe for item in found} == {4}
+
+
+def test_solvers_that_spend_a_budget_only_without_their_first_answer_are_candidates(scene):
+    found = {item.solver for item in baselines.candidates(scene[0], 5, 10) if item.answer == "unit-eps"}
+    assert {"heun", "dpmpp-2s", "epd"} <= found
+    assert {item.solver for item in baselines.candidates(scene[0], 5, 10) if item.answer == "network"} & found == set()
+
+
+def test_one_step_can_be_learned_where_rows_need_not_stay_consistent(scene):
+    one = start(scene[0], "ddim", 1)
+    assert Learner(level="rows").suits(one)
+    assert not Learner(level="rows", consistency="kept").suits(one)
+    assert not Learner(level="compensation").suits(one)
 
 
 def test_starts_that_sample_alike_count_once(scene):
