@@ -9,14 +9,15 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from search import charts, starts, style
+from search import charts, page, starts, style
 from search.campaign import card_of, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Fit, Learner, Point
 from search.follow import followed, state_of, told
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
-from search.result import Interval, count_read
+from search.page import Cell, interval_cell, number, percent, ratio_cell
+from search.result import count_read
 from search.settings import Budget, Count, Named, Seeds, Settings
 from search.statistics import interval, ratio
 from solvers import Score, compile, save
@@ -125,21 +126,14 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
 
 def compared(names: Sequence[str], points: Sequence[Point], errors: Tensor, first: int, chosen: int, title: str) -> Table:
     """Every start, and what was learned from it below; squared test errors [2 starts, seeds] in that order, ratios to the start `first`."""
-    table = Table(title=title)
-    table.add_column("start", min_width=16, overflow="fold")
-    for name in ("fit", "select", "test RMSE", "median", "trimmed", "worst 3 %", "ratio"):
-        table.add_column(name, justify="right", overflow="fold")
+    rows: list[list[Cell]] = []
     for k, (name, point) in enumerate(zip(names, points, strict=True)):
         best = min(point.curve, key=lambda entry: entry.select)
         for row, label, entry in ((2 * k, name, point.curve[0]), (2 * k + 1, "  learned", best)):
             mine = errors[row]
-            spread = "1" if row == 2 * first else _spread(ratio(mine, errors[2 * first], root_mean), ".3f")
-            robust = [f"{float(together(mine)):.4f}" for together in (root_median, root_trimmed)]
-            numbers = [f"{entry.fit:.4f}", f"{entry.select:.4f}", _spread(interval(mine, root_mean), ".4f"), *robust]
-            share = f"{100 * float(share_of_worst(mine)):.0f} %"
-            table.add_row(label, *numbers, share, spread, style="bold" if row == 2 * chosen + 1 else "")
-    return table
-
-
-def _spread(value: Interval, form: str) -> str:
-    return f"{value.value:{form}}\n{value.low:{form}} to {value.high:{form}}"
+            gain = Cell("1") if row == 2 * first else ratio_cell(ratio(mine, errors[2 * first], root_mean))
+            scores = Cell(number(entry.fit), number(entry.select)), interval_cell(interval(mine, root_mean))
+            robust = Cell(number(float(root_median(mine))), number(float(root_trimmed(mine))))
+            rows.append([Cell(label), gain, *scores, robust, Cell(percent(float(share_of_worst(mine))))])
+    header = ["start", "ratio", "fit\nselect", "test RMSE", "median\ntrimmed", "worst 3 %"]
+    return page.terminal(header, rows, title, "", 2 * chosen + 1)
