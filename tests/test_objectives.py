@@ -169,7 +169,7 @@ def test_a_campaign_may_search_samplers_that_inject_noise_by_a_distance_of_sets(
 
 def test_guidance_may_be_searched_step_by_step_where_the_model_is_guided():
     words = SMALL | {"model": {"name": "digits", "options": {"guidance": 2.0}}, "nfe": 2}
-    words |= {"space": SMALL["space"] | {"knobs": {"guidance": [1.0, 3.0]}}}
+    words |= {"space": SMALL["space"] | {"answer": ["network"], "knobs": {"guidance": [1.0, 3.0]}}}
     ours = campaign(settings(words), Progress(disable=True))
     steps = ours.space.decode({"gap1": 0.5, "guidance_0": 3.0, "guidance_1": 1.5}).steps
     assert [step.knobs["guidance"] for step in steps] == [3.0, 1.5]
