@@ -5,7 +5,7 @@ section 4: eps = x / |x| where sampling starts, and a step more for the evaluati
 They are scored on `fit` like any trial; the best few again on `select`, and the best there is the baseline of the report.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -52,7 +52,7 @@ def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
 
 def guessed(teacher: Teacher, scored: Sequence[Known], kinds: int) -> list[Known]:
     """The best `kinds` on the grids they were scored on, with an analytical first step where they can do without that answer."""
-    best = [how(item) for item in _best_kinds(scored, kinds)]
+    best = [how(item) for item in _first_of_each(scored, how)[:kinds]]
     plain = (item for item in scored if item.answer == "network" and how(item) in best)
     found = (msgspec.structs.replace(item, answer="unit-eps", fit=None, select=None) for item in plain)
     return [item for item in found if possible(item, teacher)]
@@ -60,7 +60,7 @@ def guessed(teacher: Teacher, scored: Sequence[Known], kinds: int) -> list[Known
 
 def finer(teacher: Teacher, scored: Sequence[Known], kinds: int, count: int) -> list[Known]:
     """At least `count` more, unscored: the best `kinds` of solvers with their options, on many grids."""
-    best = _best_kinds(scored, kinds)
+    best = _first_of_each(scored, how)[:kinds]
     seen = [(how(item), item.grid, item.grid_options) for item in scored]
     each = max(6, -(-count // max(1, len(best))))
     while True:
@@ -81,13 +81,13 @@ def how(known: Known) -> tuple[Any, ...]:
     return known.solver, known.options, known.answer
 
 
-def _best_kinds(scored: Sequence[Known], kinds: int) -> list[Known]:
-    """The first of each way to solve, in the given order."""
-    best: list[Known] = []
-    for item in scored:
-        if len(best) < kinds and how(item) not in map(how, best):
-            best.append(item)
-    return best
+def _first_of_each(known: Sequence[Known], key: Callable[[Known], Any]) -> list[Known]:
+    """The first record of each key, in the given order."""
+    first: list[Known] = []
+    for item in known:
+        if key(item) not in map(key, first):
+            first.append(item)
+    return first
 
 
 def schedule(known: Known, teacher: Teacher) -> SolverSchedule:
@@ -112,7 +112,4 @@ def possible(known: Known, teacher: Teacher) -> bool:
 
 def best_per_kind(known: Sequence[Known]) -> list[Known]:
     """The first of each solver, with its first answer and without, in the given order."""
-    first: dict[str, Known] = {}
-    for item in known:
-        first.setdefault(item.kind, item)
-    return list(first.values())
+    return _first_of_each(known, lambda item: item.kind)

@@ -15,10 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from solvers import Process, ScheduleError, named_grid
 
 LIMIT = 8.0
+
+
+def levels(process: Process, times: Tensor) -> Tensor:
+    """Lambda of each, finite."""
+    return process.lambda_of(times).clamp(-LIMIT, LIMIT)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Gaps:
 
     def lambdas(self, times: Sequence[float]) -> list[float]:
         """Lambda of each, finite."""
-        return self.process.lambda_of(torch.tensor(times, dtype=torch.float64)).clamp(-LIMIT, LIMIT).tolist()
+        return levels(self.process, torch.tensor(times, dtype=torch.float64)).tolist()
 
     def times(self, fractions: Sequence[float]) -> list[float]:
         """The times of r_1 ... r_{N-1}, with both ends."""

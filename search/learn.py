@@ -109,15 +109,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     provenance = msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=count_read(path.parent))
     scores = [Score("rmse", len(test_on.seeds), *learned, *relative)]
     card, recipe, process = card_of(teacher, test_on), work.recipe(point), start.schedule.process
-    save(
-        fits[chosen].table(point),
-        path,
-        recipe=recipe,
-        process=process,
-        fitted_for=card,
-        scores=scores,
-        provenance=provenance,
-    )
+    save(fits[chosen].table(point), path, recipe=recipe, process=process, fitted_for=card, scores=scores, provenance=provenance)
     state_of(path).unlink(missing_ok=True)
 
     title = f"{stem}: learner {asked.learner.level}"

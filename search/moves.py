@@ -6,8 +6,9 @@ They act on multistep schedules, where every step is one evaluation, unless it t
 from collections.abc import Iterator
 
 import msgspec
+import torch
 
-from search.gaps import Gaps
+from search.gaps import levels
 from solvers import Process, SolverSchedule, Step
 
 Steps = tuple[Step, ...]
@@ -54,7 +55,7 @@ def transplanted(schedule: SolverSchedule, process: Process, start: float, end: 
     """The schedule on another process between other ends: same lambdas and labels. Nodes outside the ends are left out."""
     if (schedule.process, schedule.start, schedule.times[-1]) == (process, start, end):
         return schedule
-    low, high = Gaps(process, start, end).lambdas([start, end])
+    low, high = levels(process, torch.tensor([start, end], dtype=torch.float64)).tolist()
     begins = [float(schedule.process.lambda_of(t)) for t in schedule.times[:-1]]
     first = max((i for i, level in enumerate(begins) if level <= low), default=0)
     kept = [
@@ -76,7 +77,7 @@ def _with(schedule: SolverSchedule, steps: Steps) -> SolverSchedule:
 
 def _levels(schedule: SolverSchedule) -> list[float]:
     """Lambda at every node, finite."""
-    return Gaps(schedule.process, schedule.start, schedule.times[-1]).lambdas(schedule.times)
+    return levels(schedule.process, torch.tensor(schedule.times, dtype=torch.float64)).tolist()
 
 
 def _time(process: Process, level: float) -> float:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from search.errors import CampaignError
-from search.gaps import LIMIT
+from search.gaps import levels
 from solvers import METHODS, ScheduleError, SolverSchedule, Step, Tableau, compile
 from solvers.tableau import START, Coefficient, Row
 
@@ -93,7 +93,9 @@ class Parametrisation:
 
     @functools.cached_property
     def _moving(self) -> tuple[tuple[str, int], ...]:
-        """(name, step) of every number that a level which stands alone moves."""
+        """(name, step) of every number of a step that moves: levels that stand alone have some, the others none."""
+        if self.level not in ALONE:
+            return ()
         if self.level == "compensation":
             return tuple(("ratio", i) for i in range(2, len(self.schedule.steps)))
         inside = [(i, step.order) for i, step in enumerate(self.schedule.steps) if step.method == "parallel"]
@@ -136,16 +138,14 @@ class Parametrisation:
 
     def numbers(self, theta: Tensor) -> dict[str, Tensor]:
         """The numbers of the steps that theta moves, as `compile` takes them."""
-        if self.level not in ALONE:
-            return {}
         found = {name: [_own(step, name) for step in self.schedule.steps] for name, _ in self._moving}
-        for (name, i), moved in zip(self._moving, theta, strict=True):
+        for (name, i), moved in zip(self._moving, theta[: len(self._moving)], strict=True):
             found[name][i] = found[name][i] + (_inside(found[name][i], moved) if name.startswith("at") else moved)
         return {name: torch.stack(column) for name, column in found.items()}
 
     def _curve(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         process, inner = self.schedule.process, self.inner
-        own = process.lambda_of(torch.tensor(self.schedule.times, dtype=torch.float64)).clamp(-LIMIT, LIMIT)
+        own = levels(process, torch.tensor(self.schedule.times, dtype=torch.float64))
         fractions = (own[1:-1] - own[:-2]) / (own[-1] - own[:-2])
         lambdas = [own[0]]
         for i in range(inner):
@@ -202,9 +202,9 @@ class Parametrisation:
     def recipe(self, theta: Tensor) -> SolverSchedule:
         """The steps with the times and labels of theta, in floats: what the rows are the theory and the deltas of."""
         times, labels = (value.tolist() for value in self.times_and_labels(theta))
-        numbers = [dict(step.numbers) for step in self.schedule.steps]
-        for name, i in self._moving if self.level in ALONE else ():
-            numbers[i][name] = float(self.numbers(theta)[name][i])
+        numbers, moved = [dict(step.numbers) for step in self.schedule.steps], self.numbers(theta)
+        for name, i in self._moving:
+            numbers[i][name] = float(moved[name][i])
         steps = [
             msgspec.structs.replace(step, to=times[i + 1], label=labels[i] if labels[i] != times[i] else None, numbers=numbers[i])
             for i, step in enumerate(self.schedule.steps)

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from scipy.stats import kendalltau
 
-from search.predictor import Array, Points, Predictor, Scale
+from search.predictor import AHEAD, Array, Points, Predictor, Scale
 from search.result import Ranked
 from search.s3 import Describe, Encoding
 
@@ -45,7 +45,7 @@ PREDICTORS: dict[str, Callable[[Points, Array, Points], Array]] = {"parameters":
 
 
 def ranked(
-    trials: Sequence[FrozenTrial], distributions: dict[str, BaseDistribution], describe: Describe | None = None, ahead: int = 40
+    trials: Sequence[FrozenTrial], distributions: dict[str, BaseDistribution], describe: Describe | None = None, ahead: int = AHEAD
 ) -> list[Ranked]:
     """The predictors' ranks over a campaign, at every `ahead` finished trials; empty for a short one.
 
