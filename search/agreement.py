@@ -25,8 +25,8 @@ def agreement(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Agreement | 
         return None
     evaluator, tables = campaign.on("select"), [compile(campaign.space.decode(trial.params)) for trial in chosen]
     values: dict[str, list[float]] = {name: [0.0] * len(tables) for name in names}
-    for index, images in campaign.progress.track(evaluator.drawn(tables), total=len(tables), description="objectives compared"):
+    for index, drawn in campaign.progress.track(evaluator.drawn(tables), total=len(tables), description="objectives compared"):
         for aim in map(objective, names):
-            values[aim.name][index] = float(aim.together(aim.measure(images, evaluator.targets.images)))
+            values[aim.name][index] = float(aim.together(aim.measure(drawn.images, evaluator.targets.images)))
     taus = tuple(tuple(tau(values[one], values[other]) for other in names) for one in names)
     return Agreement(tuple(names), taus, len(tables), settings.seeds.select)

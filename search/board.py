@@ -60,7 +60,7 @@ class Board:
     """A worker's view of the board of one campaign. grace: seconds after which a silent worker is taken for dead."""
 
     def __init__(self, engine: Engine, campaign: str, grace: float) -> None:
-        self._engine, self._campaign, self._grace = engine, campaign, grace
+        self.engine, self._campaign, self._grace = engine, campaign, grace
         self._machine = machine()
         self.worker = f"{self._machine} {os.getpid()} {secrets.token_hex(4)}"
         self._now = NOW[engine.dialect.name]
@@ -78,7 +78,7 @@ class Board:
         finally:
             self._stop.set()
             signs.join()
-            with suppress(*LOST), self._engine.begin() as base:
+            with suppress(*LOST), self.engine.begin() as base:
                 base.execute(text("delete from fewstep_workers where worker = :worker"), {"worker": self.worker})
 
     def together(
@@ -119,7 +119,7 @@ class Board:
     def _claim(self, stage: str, numbers: Sequence[int], most: int) -> tuple[list[int], dict[int, Any]]:
         """The numbers that are this worker's now, and what was found for those that are done."""
         key = {"campaign": self._campaign, "stage": stage}
-        with self._engine.begin() as base:
+        with self.engine.begin() as base:
             rows = {number: (found, alive) for number, found, alive in base.execute(ROWS, key)}
             done = {n: msgspec.json.decode(rows[n][0]) for n in numbers if n in rows and rows[n][0] is not None}
             free = [n for n in numbers if n not in done and (n not in rows or rows[n][1] in (None, self.worker))]
@@ -137,23 +137,23 @@ class Board:
 
     def _tell(self, stage: str, made: dict[int, Any]) -> None:
         key = {"campaign": self._campaign, "stage": stage, "worker": self.worker}
-        with self._engine.begin() as base:
+        with self.engine.begin() as base:
             base.execute(TELL, [key | {"number": n, "found": msgspec.json.encode(value).decode()} for n, value in sorted(made.items())])
 
     def _holder(self, stage: str) -> str:
-        with self._engine.begin() as base:
+        with self.engine.begin() as base:
             row = base.execute(ROWS, {"campaign": self._campaign, "stage": stage}).first()
         return row[2].rsplit(" ", 1)[0].replace(" ", ", process ") if row and row[2] else "a worker that has just ended"
 
     def _forget(self, stage: str) -> None:
-        with self._engine.begin() as base:
+        with self.engine.begin() as base:
             key = {"campaign": self._campaign, "stage": stage}
             base.execute(text("delete from fewstep_board where campaign = :campaign and stage = :stage"), key)
 
     def _sign(self) -> None:
         sign = f"insert into fewstep_workers values (:worker, :campaign, {self._now})"  # noqa: S608 (one of two constants)
         sign += " on conflict (worker) do update set seen = excluded.seen"
-        with self._engine.begin() as base:
+        with self.engine.begin() as base:
             base.execute(text(sign), {"worker": self.worker, "campaign": self._campaign})
 
     def _keep_signing(self) -> None:
@@ -165,7 +165,7 @@ class Board:
         late = f"select worker, seen < {self._now} - :grace from fewstep_workers where campaign = :campaign"  # noqa: S608 (as above)
 
         def once() -> None:
-            with self._engine.begin() as base:
+            with self.engine.begin() as base:
                 rows = base.execute(text(late), {"grace": self._grace, "campaign": self._campaign}).all()
                 for worker in [worker for worker, silent in rows if worker != self.worker and (silent or self._gone(worker))]:
                     base.execute(text("delete from fewstep_workers where worker = :worker"), {"worker": worker})

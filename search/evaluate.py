@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +60,13 @@ def prefixes(tableau: Tableau, form: Dense) -> list[tuple[Any, ...]]:
     return keys
 
 
+class Drawn(NamedTuple):
+    """What came of a candidate: its images [seeds, ...], and the network's answers on the way, as many of the same shape as its NFE."""
+
+    images: Tensor
+    answers: tuple[Tensor, ...]
+
+
 class Evaluator:
     """Scores candidates against one block of targets.
 
@@ -88,11 +95,11 @@ class Evaluator:
 
     def errors(self, tableaus: Sequence[Tableau], measure: Measure = squared) -> Tensor:
         """The measured records per seed, [candidates, seeds, ...] in float64; not finite where a candidate diverges."""
-        found = {index: measure(images, self.targets.images).double() for index, images in self.drawn(tableaus)}
+        found = {index: measure(drawn.images, self.targets.images).double() for index, drawn in self.drawn(tableaus)}
         return torch.stack([found[index] for index in range(len(tableaus))])
 
-    def drawn(self, tableaus: Sequence[Tableau]) -> Iterator[tuple[int, Tensor]]:
-        """Every candidate's number and its images [seeds, ...], in an order that shares most.
+    def drawn(self, tableaus: Sequence[Tableau]) -> Iterator[tuple[int, Drawn]]:
+        """Every candidate's number and what came of it, in an order that shares most.
 
         Candidates may differ in NFE. How they are batched changes results by rounding only.
         """
@@ -103,15 +110,16 @@ class Evaluator:
 
     def images(self, tableau: Tableau) -> Tensor:
         """The candidate's images for the seeds of the targets, [seeds, ...]."""
-        return self._run([tableau])[0]
+        return self._run([tableau])[0].images
 
-    def _run(self, tableaus: Sequence[Tableau]) -> Tensor:
-        """Images [candidates, seeds, ...] of candidates of equal NFE."""
+    def _run(self, tableaus: Sequence[Tableau]) -> list[Drawn]:
+        """What comes of candidates of equal NFE."""
         goal, count, seeds = self.targets, len(tableaus), len(self.targets.seeds)
         forms = [tableau.dense().at(tableau.visible) for tableau in tableaus]
         keys = [prefixes(tableau, form) for tableau, form in zip(tableaus, forms, strict=True)]
         table = stack(tableaus, forms, seeds) if count > 1 else tableaus[0]
         noise = {name: torch.cat([draw(goal.seeds, goal.noise.shape[1:], name)] * count) for name in table.noises}
+        answered: list[Tensor] = []
         with torch.no_grad(), ThreadPoolExecutor(self.workers) as pool:
             state, request = advance(begin(table, torch.cat([goal.noise] * count), noise or None))
             for level in range(table.nfe):
@@ -133,8 +141,10 @@ class Evaluator:
                 if level == 0:  # what most begin with is asked once for all batches: the network at x_T, which nothing has rounded yet
                     asked = Counter(key for key in here if key[0][0] == 1.0)
                     self._first = {key: answers[key] for key, _ in asked.most_common(1)} or self._first
-                state, request = advance(state, torch.cat([answers[key] for key in here]))
-        return state.x.unflatten(0, (count, seeds))
+                answered.append(torch.cat([answers[key] for key in here]))
+                state, request = advance(state, answered[-1])
+        apart = ([whole[k * seeds : (k + 1) * seeds] for whole in (state.x, *answered)] for k in range(count))
+        return [Drawn(images, tuple(answers)) for images, *answers in apart]
 
     @torch.no_grad()
     def _ask(self, request: Request, candidates: Sequence[int], knobs: Mapping[str, float]) -> Tensor:

@@ -120,5 +120,10 @@ def backwards(points: Points, values: Array, level: float, ahead: int = AHEAD) -
     if not level or seen < ahead:
         return False
     mean, _ = Predictor.fit(points[slice(seen)], values[:seen]).predict(points[slice(seen, len(values))])
-    tau: Any = kendalltau(mean, values[seen:], alternative="less")
+    return misleads(mean, values[seen:], level)
+
+
+def misleads(foreseen: Array, found: Array, level: float) -> bool:
+    """Whether what was foreseen orders what was found the wrong way round (Kendall's tau, one-sided, at that level)."""
+    tau: Any = kendalltau(foreseen, found, alternative="less")
     return bool(tau.pvalue < level)

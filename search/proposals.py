@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search import baselines
 from search.campaign import Campaign
 from search.features import describer
+from search.foresight import Foresight
 from search.moves import fitted, neighbours
 from search.result import Known
 from search.samplers import sampler
@@ -33,8 +34,8 @@ class Draft(msgspec.Struct, frozen=True):
 class Proposals:
     """Optuna's sampler in front of a copy of the finished trials in memory, where asking commits nothing and numbers are the same again."""
 
-    def __init__(self, campaign: Campaign, known: Mapping[int, Sequence[Known]]) -> None:
-        self._campaign = campaign
+    def __init__(self, campaign: Campaign, known: Mapping[int, Sequence[Known]], foresight: Foresight) -> None:
+        self._campaign, self._foresight = campaign, foresight
         self._queues = {nfe: enqueued(campaign.at(nfe), known[nfe]) for nfe in campaign.budgets}
         self._distributions = {nfe: space.distributions() for nfe, space in campaign.spaces.items()}
         self._describe = {nfe: describer(space) for nfe, space in campaign.spaces.items()}
@@ -44,7 +45,8 @@ class Proposals:
         settings, budgets = self._campaign.settings, self._campaign.budgets
         turn, which = divmod(number, len(budgets))
         nfe, size = budgets[which], settings.budget.generation
-        asked = sampler(settings.sampler.name, settings.seed, number, self._describe[nfe], **settings.sampler.options)
+        told = {"describe": self._describe[nfe], "foresee": self._foresight.on(nfe, of_nfe(before, nfe), number)}
+        asked = sampler(settings.sampler.name, settings.seed, number, told, **settings.sampler.options)
         memory = optuna.create_study(sampler=asked)
         memory.add_trials(of_nfe(before, nfe))
         memory.set_user_attr("guests", list(self._guests(which, before)))

@@ -7,25 +7,28 @@ incumbent's value plus the difference of the two on the seeds both have seen.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from search.evaluate import Evaluator
+from search.evaluate import Drawn, Evaluator
 from search.objective import Objective
 from search.result import Cost
 from solvers import Tableau
 
+Keep = Callable[[Tableau, Drawn, Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Raced:
-    """A candidate's value (infinite where it diverged) and the seeds that it was given."""
+    """A candidate's value (infinite where it diverged), the seeds it was given, and what was kept [all seeds, ...] (nan: not its seed)."""
 
     value: float
     seeds: int
+    kept: Tensor | None = None
 
 
 def clearly_worse(errors: Tensor, reference: Tensor, level: float) -> bool:
@@ -48,7 +51,8 @@ class Race:
         seeds = len(evaluator.targets.seeds)
         self.objective, self._level = objective, risk / max(1, blocks - 1)
         order = torch.randperm(seeds, generator=torch.Generator().manual_seed(seeds))
-        self._blocks = [evaluator.on(part) for part in order.split(-(-seeds // blocks))]
+        self._order = order.split(-(-seeds // blocks))
+        self._blocks = [evaluator.on(part) for part in self._order]
         self._incumbents: dict[int, tuple[Tableau, Tensor]] = {}
 
     @property
@@ -56,18 +60,23 @@ class Race:
         """What all blocks have cost so far."""
         return sum((block.cost for block in self._blocks), Cost())
 
-    def run(self, tableaus: Sequence[Tableau], incumbent: Tableau | None) -> list[Raced]:
-        """The candidates' values; without an incumbent, or errors to pair with its own, all get every seed."""
+    def run(self, tableaus: Sequence[Tableau], incumbent: Tableau | None, keep: Keep | None = None) -> list[Raced]:
+        """The candidates' values; without an incumbent, or errors to pair with its own, all get every seed.
+
+        keep(tableau, drawn, which) says what of a candidate's pictures and answers on some seeds is kept, [those seeds, ...].
+        """
         reference = None if incumbent is None or self.objective.kind == "sets" else self._errors_of(incumbent)
         seen: list[list[Tensor]] = [[] for _ in tableaus]
+        kept: list[list[Tensor]] = [[] for _ in tableaus]
         alive = list(range(len(tableaus)))
-        for look, block in enumerate(self._blocks, 1):
-            if alive:
-                for index, errors in zip(alive, block.errors([tableaus[k] for k in alive], self.objective.measure), strict=True):
-                    seen[index].append(errors)
+        for look, (which, block) in enumerate(zip(self._order, self._blocks, strict=True), 1):
+            for index, drawn in block.drawn([tableaus[k] for k in alive]):
+                seen[alive[index]].append(self.objective.measure(drawn.images, block.targets.images).double())
+                if keep:
+                    kept[alive[index]].append(keep(tableaus[alive[index]], drawn, which))
             if reference is not None and look < len(self._blocks):
                 alive = [k for k in alive if not clearly_worse(torch.cat(seen[k]), reference, self._level)]
-        return [self._raced(torch.cat(errors), reference) for errors in seen]
+        return [self._raced(torch.cat(errors), reference, held) for errors, held in zip(seen, kept, strict=True)]
 
     def _errors_of(self, incumbent: Tableau) -> Tensor:
         """The incumbent's errors per seed, in the order of the blocks; kept as long as it is its budget's incumbent."""
@@ -77,9 +86,13 @@ class Race:
             self._incumbents[incumbent.nfe] = kept
         return kept[1]
 
-    def _raced(self, errors: Tensor, reference: Tensor | None) -> Raced:
+    def _raced(self, errors: Tensor, reference: Tensor | None, kept: Sequence[Tensor]) -> Raced:
         together, n = self.objective.together, len(errors)
         value = float(together(errors))
         if reference is not None and n < len(reference):
             value += float(together(reference)) - float(together(reference[:n]))
-        return Raced(value if math.isfinite(value) else math.inf, n)
+        order, held = torch.cat(self._order), None
+        if kept:
+            held = kept[0].new_full((len(order), *kept[0].shape[1:]), math.nan)
+            held[order[:n]] = torch.cat(list(kept))
+        return Raced(value if math.isfinite(value) else math.inf, n, held)

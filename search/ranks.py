@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 
 from search.predictor import AHEAD, Array, Points, Predictor, Scale
 from search.result import Ranked
-from search.s3 import Describe, Encoding
+from search.s3 import FORESEEN, Describe, Encoding
 
 
 def _process(seen: Points, values: Array, ahead: Points) -> Array:
@@ -49,7 +49,8 @@ def ranked(
 ) -> list[Ranked]:
     """The predictors' ranks over a campaign, at every `ahead` finished trials; empty for a short one.
 
-    "features" is the sampler's predictor, where it is told what parameters do; the others know the parameters alone.
+    "emulator" is what the sampler foresaw of each when it proposed it, where it did so of at least half; "features" the predictor that is
+    told what parameters do; the others know the parameters alone.
     """
     done = [trial for trial in trials if trial.value is not None and trial.value > 0]
     points = Encoding(distributions).points([trial.params for trial in done])
@@ -59,6 +60,9 @@ def ranked(
     for seen in range(ahead, len(done) - ahead + 1, ahead):
         past, next_ones = points[slice(seen)], points[slice(seen, seen + ahead)]
         taus: dict[str, float] = {}
+        foreseen = {k: done[k].system_attrs[FORESEEN] for k in range(seen, seen + ahead) if FORESEEN in done[k].system_attrs}
+        if 2 * len(foreseen) >= ahead:
+            taus["emulator"] = tau(list(foreseen.values()), values[list(foreseen)])
         if describe:
             known = Scale.of(described[:seen], values[:seen]).points(described)
             rank = _process(known[slice(seen)], values[:seen], known[slice(seen, seen + ahead)])

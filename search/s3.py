@@ -3,7 +3,9 @@
 For every proposal a pool of children is bred from the best trials: crossover between two parents step by step, mutation of
 words and numbers on many scales at once (so no scale has to be tuned); then the predictor's optimistic best of the pool is
 proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here learns from every trial of the study). Where it is
-told what parameters do, the predictor of the parameters makes a shortlist, and one of their features chooses from that.
+told what parameters do, the predictor of the parameters makes a shortlist, and one of their features chooses from that. Where it can
+foresee what candidates will do case by case, it breeds for some rounds from what it imagines, and every proposal is the best of
+that for cases of its own, drawn with replacement (a Bayesian bootstrap: Rubin 1981).
 Parameters whose names end in the same number are one step and are inherited together.
 
 Guests are parents that nobody has scored: what another study found, made to fit this one (a schedule of another budget with
@@ -23,10 +25,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.predictor import AHEAD, Array, Points, Predictor, Scale, backwards
+from search.predictor import AHEAD, Array, Points, Predictor, Scale, backwards, misleads
 
 Describe = Callable[[Mapping[str, Any]], Sequence[float]]
-UNFILTERED = "s3:unfiltered"
+Foresee = Callable[[Sequence[Mapping[str, Any]]], Array]
+UNFILTERED, FORESEEN = "s3:unfiltered", "s3:foreseen"
 
 OPTIMISM = 1.5  # standard deviations below the mean that a proposal is judged by, at most
 GUESTS = 0.125  # of the proposals are children of guests, where there are guests
@@ -89,12 +92,13 @@ class _Foresight:
 
 @dataclass(frozen=True)
 class _Learnt:
-    """What so many trials teach: whom to breed from, and what to expect (None: nobody is asked)."""
+    """What so many trials teach: whom to breed from, and what to expect (None: nobody is asked), or whom to choose from at once."""
 
     trials: int
     encoding: Encoding
     parents: Points
     foresight: _Foresight | None
+    imagined: tuple[list[dict[str, Any]], Array] | None = None
 
 
 class S3Sampler(BaseSampler):
@@ -108,6 +112,9 @@ class S3Sampler(BaseSampler):
     doubt    the predictor abstains, and the first child is proposed, where at this level it is shown to rank backwards; 0: never
     describe   from parameters to features, numbers that say what they do (search.features): a predictor learns more from those
     shortlist  the children that are described for every proposal: those whose parameters look best
+    foresee    from parameter sets to what each would score on every case [sets, cases], of which the mean counts, the lower the better
+    rounds     of breeding from what is foreseen, before a generation is proposed; 0: nothing is foreseen
+    imagined   children in each of them
     """
 
     def __init__(
@@ -120,12 +127,16 @@ class S3Sampler(BaseSampler):
         doubt: float = 0.002,
         describe: Describe | None = None,
         shortlist: int = 40,
+        foresee: Foresee | None = None,
+        rounds: int = 3,
+        imagined: int = 256,
     ) -> None:
-        if min(startup, parents, pool, memory, shortlist) < 1:
-            raise ValueError("startup, parents, pool, memory and shortlist must be at least 1")
+        if min(startup, parents, pool, memory, shortlist, imagined) < 1:
+            raise ValueError("startup, parents, pool, memory, shortlist and imagined must be at least 1")
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._startup, self._parents, self._pool, self._memory, self._doubt = startup, parents, pool, memory, doubt
         self._describe, self._shortlist = describe, shortlist
+        self._foresee, self._rounds, self._imagined = foresee if pool > 1 and rounds else None, rounds, imagined
         self._random = RandomSampler(seed=self._seed)
         self._learnt: _Learnt | None = None
 
@@ -142,14 +153,31 @@ class S3Sampler(BaseSampler):
         if not search_space or len(done) < self._startup:
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
-        learnt = self._learn(done, sign, Encoding(search_space))
+        learnt = self._learn(done, sign, Encoding(search_space), study.user_attrs.get("guests", ()))
+        if learnt.imagined:
+            return self._preferred(study, trial, rng, *learnt.imagined)
         guests = learnt.encoding.points(study.user_attrs.get("guests", ()))
-        children, chosen = self._breed(rng, learnt.parents, guests, learnt.encoding), 0
+        if len(guests.numbers) and rng.random() < GUESTS:
+            children = self._breed(rng, guests, learnt.parents, learnt.encoding, self._pool)
+        else:
+            children = self._breed(rng, learnt.parents, learnt.parents, learnt.encoding, self._pool)
+        chosen = 0
         if learnt.foresight:
             chosen = self._chosen(children, learnt.foresight, learnt.encoding, rng.uniform(0.0, OPTIMISM))
         elif self._pool > 1:
             study._storage.set_trial_system_attr(trial._trial_id, UNFILTERED, True)  # where Optuna's own samplers leave their notes
         return learnt.encoding.params(children.numbers[chosen], children.words[chosen])
+
+    def _preferred(
+        self, study: optuna.Study, trial: FrozenTrial, rng: np.random.Generator, candidates: list[dict[str, Any]], cases: Array
+    ) -> dict[str, Any]:
+        """The candidate that looks best with cases weighted at random, if it is no trial yet."""
+        weighted = cases @ rng.exponential(size=cases.shape[1])
+        known = [t.params for t in study.get_trials(deepcopy=False)]
+        order = np.argsort(weighted, kind="stable")
+        chosen = next((k for k in order if candidates[k] not in known), order[0])
+        study._storage.set_trial_system_attr(trial._trial_id, FORESEEN, float(cases[chosen].mean()))
+        return candidates[chosen]
 
     def _chosen(self, children: Points, foresight: _Foresight, encoding: Encoding, deviations: float) -> int:
         """The child that looks best, so many deviations below the mean."""
@@ -164,14 +192,43 @@ class S3Sampler(BaseSampler):
         """At random."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _learn(self, done: list[FrozenTrial], sign: float, encoding: Encoding) -> "_Learnt":
+    def _learn(self, done: list[FrozenTrial], sign: float, encoding: Encoding, guests: Sequence[Mapping[str, Any]]) -> "_Learnt":
         """What the finished trials teach; kept until there are more, so that a generation is proposed from one lesson."""
         if self._learnt is None or (self._learnt.trials, self._learnt.encoding.distributions) != (len(done), encoding.distributions):
             points, values = encoding.points([t.params for t in done]), sign * np.array([t.value for t in done], dtype=np.float64)
             values = values if (values > 0).all() else np.exp((values - values.min()) / (values.std() or 1.0))
             best = np.argsort(values, kind="stable")[: self._memory]
-            self._learnt = _Learnt(len(done), encoding, _apart(points[best], self._parents), self._foresight(done, points, values, best))
+            parents = _apart(points[best], self._parents)
+            if self._foresee and not self._misled(done, sign):
+                imagined = self._imagine(self._foresee, parents, encoding.points(guests), encoding, len(done))
+                self._learnt = _Learnt(len(done), encoding, parents, None, imagined)
+            else:
+                self._learnt = _Learnt(len(done), encoding, parents, self._foresight(done, points, values, best))
         return self._learnt
+
+    def _misled(self, done: list[FrozenTrial], sign: float) -> bool:
+        """Whether what was foreseen of the last trials is shown to order them backwards."""
+        last = [t for t in done if FORESEEN in t.system_attrs][-AHEAD:]
+        foreseen, found = ([t.system_attrs[FORESEEN] for t in last], [sign * (t.value or 0.0) for t in last])
+        return len(last) == AHEAD and misleads(np.array(foreseen), np.array(found), self._doubt)
+
+    def _imagine(
+        self, foresee: Foresee, parents: Points, guests: Points, encoding: Encoding, trials: int
+    ) -> tuple[list[dict[str, Any]], Array]:
+        """Rounds of children, each bred from the best so far, and what is foreseen of all of them."""
+        rng = np.random.default_rng([self._seed, trials])
+        candidates: list[dict[str, Any]] = []
+        cases: list[Array] = []
+        for _ in range(self._rounds):
+            children = self._breed(rng, parents, parents, encoding, self._imagined)
+            if not candidates and len(guests.numbers):
+                children += self._breed(rng, guests, parents, encoding, max(1, int(GUESTS * self._imagined)))
+            made = [encoding.params(numbers, words) for numbers, words in zip(children.numbers, children.words, strict=True)]
+            candidates += made
+            cases.append(np.nan_to_num(foresee(made), nan=np.inf, posinf=np.inf))
+            best = np.argsort(np.concatenate(cases).mean(1), kind="stable")[: 4 * self._parents]
+            parents = _apart(encoding.points([candidates[k] for k in best]), self._parents)
+        return candidates, np.concatenate(cases)
 
     def _foresight(self, done: list[FrozenTrial], points: Points, values: Array, best: NDArray[np.int64]) -> _Foresight | None:
         """The predictors; None where one child is bred, or one of the predictors is shown to rank backwards."""
@@ -190,14 +247,12 @@ class S3Sampler(BaseSampler):
         scale = Scale.of(known, values)
         return _Foresight(parameters, Predictor.fit(scale.points(known)[best], values[best]), scale)
 
-    def _breed(self, rng: np.random.Generator, parents: Points, guests: Points, encoding: Encoding) -> Points:
-        """A pool of children, now and then the guests'. Every one has its own scale, its own share of moved numbers and changed words."""
-        count, n = self._pool, len(parents.numbers)
+    def _breed(self, rng: np.random.Generator, one: Points, other: Points, encoding: Encoding, count: int) -> Points:
+        """Children of one with another, both best first. Every child has its own scale and its own share of moved numbers and words."""
+        parents, n = one + other, len(one.numbers)
         steps = {key: k for k, key in enumerate(sorted({_step(name) for name in encoding.distributions}))}
-        first, second = (np.minimum(rng.geometric(3.0 / n, count) - 1, n - 1) for _ in range(2))
-        if len(guests.numbers) and rng.random() < GUESTS:
-            first = n + rng.integers(0, len(guests.numbers), count)
-            parents = parents + guests
+        first = _early(rng, n, count)
+        second = n + _early(rng, len(other.numbers), count)
         mixed = rng.random((count, len(steps))) < np.where(rng.random((count, 1)) < 0.5, 0.0, 0.3)
         numbers, words = parents.numbers[first].copy(), parents.words[first].copy()
         for table, names, source in ((numbers, encoding.numbers, parents.numbers), (words, encoding.words, parents.words)):
@@ -225,6 +280,11 @@ def _apart(points: Points, count: int, radius: float = 0.02) -> Points:
         if (gap > radius).all():
             kept.append(i)
     return points[np.array(kept)]
+
+
+def _early(rng: np.random.Generator, n: int, count: int) -> NDArray[np.int64]:
+    """Numbers below n, the first ones most often."""
+    return np.minimum(rng.geometric(min(1.0, 3.0 / n), count) - 1, n - 1)
 
 
 def _step(name: str) -> str:

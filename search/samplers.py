@@ -5,14 +5,14 @@ and the trials before: a resumed campaign goes on exactly as an undisturbed one.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
 
 from search.errors import CampaignError
-from search.s3 import Describe, S3Sampler
+from search.s3 import S3Sampler
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "s3": S3Sampler,
@@ -24,12 +24,12 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 }
 
 
-def sampler(name: str, seed: int, generation: int, describe: Describe | None = None, /, **options: Any) -> BaseSampler:
-    """The sampler of one generation; s3 is told what parameters do. Raises CampaignError for an unknown name or option."""
+def sampler(name: str, seed: int, generation: int, knowledge: Mapping[str, Any] | None = None, /, **options: Any) -> BaseSampler:
+    """The sampler of one generation; s3 alone is told what else is known (describe, foresee). Raises CampaignError for unknown words."""
     if name not in SAMPLERS:
         raise CampaignError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
     digest = hashlib.sha256(f"{seed}:{generation}".encode()).digest()
-    told = {"seed": int.from_bytes(digest[:4], "little")} | ({"describe": describe} if name == "s3" else {})
+    told = {"seed": int.from_bytes(digest[:4], "little")} | (dict(knowledge or {}) if name == "s3" else {})
     try:
         return SAMPLERS[name](**told, **options)
     except TypeError:

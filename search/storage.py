@@ -37,10 +37,11 @@ LOST = (
     UnboundLocalError,  # what Optuna 5.0 makes of a connection that breaks inside a query (optuna#5280)
 )
 SCHEMA_LOCK = 0x66657773  # the key of PostgreSQL's advisory lock while the tables are made: any number that nobody else uses
-TABLES = (  # of search.board
+TABLES = (  # of search.board and search.answers
     "create table if not exists fewstep_workers (worker varchar(200) primary key, campaign varchar(200), seen double precision)",
     "create table if not exists fewstep_board (campaign varchar(200), stage varchar(100), number integer, worker varchar(200),"
     " found text, primary key (campaign, stage, number))",
+    "create table if not exists fewstep_answers (campaign varchar(200), number integer, answers text, primary key (campaign, number))",
 )
 T = TypeVar("T")
 _NEXT: ContextVar[int | None] = ContextVar("the number that the next trial must get", default=None)

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
 
 from search import storage, tracker
+from search.answers import Answers
 from search.board import Board
 from search.campaign import Campaign
+from search.foresight import Foresight
 from search.proposals import Draft, Proposals, finishers, of_nfe
 from search.race import Race
 from search.result import Cost, Known
@@ -40,7 +43,8 @@ def explore(
     campaign: Campaign, board: Board, study: optuna.Study, known: Mapping[int, Sequence[Known]], mirror: tracker.Mirror
 ) -> list[FrozenTrial]:
     """Every trial of the study once its budget is spent. The first of each NFE are warm starts and the known solvers in the space."""
-    budget, proposals = campaign.settings.budget, Proposals(campaign, known)
+    budget, foresight = campaign.settings.budget, Foresight(campaign, known, Answers(campaign.name, board.engine))
+    proposals = Proposals(campaign, known, foresight)
     trials = storage.finished(study)
     race = Race(campaign.on("fit"), campaign.objective, budget.blocks, budget.risk)
     task = campaign.progress.add_task("search", total=budget.trials)
@@ -57,7 +61,9 @@ def explore(
         proposed = dict(enumerate(map(proposals.trial, msgspec.convert(told, list[Draft])), first))
 
         def score(mine: list[int], proposed: dict[int, FrozenTrial] = proposed, best: float = best) -> list[Outcome]:
-            found = run(here, race, [proposed[n] for n in mine], incumbent(here, of_nfe(before, here.nfe)))  # noqa: B023 (called at once)
+            against = incumbent(here, of_nfe(before, here.nfe))  # noqa: B023 (called at once)
+            found, kept = run(here, race, [proposed[n] for n in mine], against, foresight)  # noqa: B023 (as above)
+            foresight.told({number: held for number, held in zip(mine, kept, strict=True) if held is not None})
             for number, outcome in zip(mine, found, strict=True):
                 best = min(best, math.inf if outcome.value is None else outcome.value)
                 mirror.trial(number, here.nfe, outcome.value, best)  # noqa: B023 (as above)
@@ -68,12 +74,15 @@ def explore(
         trials = storage.finished(study)
 
 
-def run(campaign: Campaign, race: Race, trials: Sequence[FrozenTrial], against: Tableau | None) -> list[Outcome]:
-    """Score trials; what the network did for all of them is written to the first."""
+def run(
+    campaign: Campaign, race: Race, trials: Sequence[FrozenTrial], against: Tableau | None, foresight: Foresight
+) -> tuple[list[Outcome], list[Tensor | None]]:
+    """Score trials, and what was kept of each. What the network did for all of them is written to the first."""
     before = race.cost
-    raced = race.run([compile(campaign.space.decode(trial.params)) for trial in trials], against)
+    raced = race.run([compile(campaign.space.decode(trial.params)) for trial in trials], against, foresight.keep(campaign.nfe))
     spent = [race.cost.physical - before.physical] + [0] * len(trials)
-    return [Outcome(r.value if math.isfinite(r.value) else None, r.seeds, n) for r, n in zip(raced, spent, strict=False)]
+    found = [Outcome(r.value if math.isfinite(r.value) else None, r.seeds, n) for r, n in zip(raced, spent, strict=False)]
+    return found, [r.kept for r in raced]
 
 
 def finish(trial: FrozenTrial, outcome: Outcome) -> FrozenTrial:

@@ -17,11 +17,15 @@ import torch
 from rich.progress import Progress
 
 from search import storage
+from search.answers import Answers
 from search.board import Board
 from search.campaign import campaign
+from search.foresight import Foresight
 from search.proposals import Proposals
+from search.race import Race
 from search.settings import settings
-from search.study import scored
+from search.study import finish
+from search.study import run as scored
 from search.tune import tune_known
 from solvers import compile
 from solvers.atomic import write_atomically
@@ -58,21 +62,24 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
         url = f"sqlite:///{directory / 'study.sqlite'}"
         with storage.opened(url) as base, Board(base.engine, ours.name, asked.grace).at_work() as board:
             known, _ = tune_known(ours, board)
-        proposals, trials, points = Proposals(ours, {nfe: known}), [], []
+        foresight = Foresight(ours, {nfe: known}, Answers(ours.name))
+        proposals, trials, points = Proposals(ours, {nfe: known}, foresight), [], []
         task = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS)
-        fit, start = ours.on("fit"), ours.on("fit").cost
+        race = Race(ours.on("fit"), ours.objective, blocks=1)
         while len(trials) < TRIALS:
             proposed = proposals.generation(len(trials) // asked.budget.generation, trials)
-            values = ours.scores([compile(ours.space.decode(t.params)) for t in proposed], "fit")
-            for trial, value in zip(proposed, values, strict=True):
-                made = scored(trial, value)
-                made.number = len(trials)
+            outcomes, kept = scored(ours, race, proposed, None, foresight)
+            numbers = range(len(trials), len(trials) + len(proposed))
+            foresight.told({number: held for number, held in zip(numbers, kept, strict=True) if held is not None})
+            for number, trial, outcome in zip(numbers, proposed, outcomes, strict=True):
+                made = finish(trial, outcome)
+                made.number = number
                 trials.append(made)
             progress.update(task, completed=len(trials))
             if len(trials) % EVERY == 0:
                 best = min((t for t in trials if t.value is not None), key=lambda t: t.value)
                 error = ours.scores([compile(ours.space.decode(best.params))], "test")[0]
-                spent = {"logical": fit.cost.logical - start.logical, "physical": fit.cost.physical - start.physical}
+                spent = {"logical": race.cost.logical, "physical": race.cost.physical}
                 points.append({"trials": len(trials), **spent, "fit": best.value, "test": error})
     write_atomically(cell(model, nfe, name, seed), (json.dumps(points) + "\n").encode())
 

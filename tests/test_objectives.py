@@ -122,7 +122,7 @@ def test_candidates_that_inject_noise_get_the_noise_of_their_seeds_in_any_batch(
     together = dict(evaluator.drawn(tables))
     for index, table in enumerate(tables):
         alone = sample(teacher.denoiser, goal.noise, table, noise=goal.seeds)
-        torch.testing.assert_close(together[index], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[index].images, alone, rtol=1e-4, atol=1e-5)
     assert evaluator.cost.physical == (1 + 2 + 3 + 4) * 24  # alike until the first different eta
 
 

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from search.predictor import Points, Predictor, backwards
 from search.ranks import ranked
-from search.s3 import UNFILTERED, Encoding, S3Sampler
+from search.s3 import FORESEEN, UNFILTERED, Encoding, S3Sampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = {
@@ -184,3 +184,78 @@ def test_with_features_the_ranks_of_a_campaign_show_both_predictors():
     found = ranked(study.trials, SPACE, lambda params: (bowl(params),))
     assert list(found[-1].taus) == ["features", "parameters", "linear", "nearest"]
     assert found[-1].taus["features"] > 0.8
+
+
+def cases(params: dict) -> np.ndarray:
+    """The bowl on five cases whose mean it is."""
+    return bowl(params) * np.array([0.5, 0.75, 1.0, 1.25, 1.5])
+
+
+def foreseeing(seed: int, foresee, trials: int = 30, **options) -> optuna.Study:
+    study = optuna.create_study(sampler=S3Sampler(seed=seed, foresee=foresee, imagined=32, **options))
+    for _ in range(trials):
+        trial = study.ask(SPACE)
+        study.tell(trial, bowl(trial.params))
+    return study
+
+
+def test_what_is_foreseen_spares_most_trials():
+    space = {f"u{k}": FloatDistribution(0.0, 1.0) for k in range(10)}
+
+    def far(params):
+        return 0.01 + sum((params[f"u{k}"] - 0.07 * k) ** 2 for k in range(10))
+
+    def best(trials, **told):
+        study = optuna.create_study(sampler=S3Sampler(**told))
+        for _ in range(trials):
+            trial = study.ask(space)
+            study.tell(trial, far(trial.params))
+        return study.best_value
+
+    blind = [best(60, seed=seed) for seed in range(3)]
+    seeing = [best(24, seed=seed, foresee=lambda many: np.array([[far(params)] for params in many])) for seed in range(3)]
+    assert statistics.median(seeing) < statistics.median(blind)
+
+
+def test_what_was_foreseen_of_a_trial_is_written_down_and_no_trial_is_proposed_twice():
+    study = foreseeing(1, lambda many: np.array([cases(p) for p in many]))
+    foreseen = [t for t in study.trials if FORESEEN in t.system_attrs]
+    assert len(foreseen) == 14
+    assert [t.system_attrs[FORESEEN] for t in foreseen] == pytest.approx([t.value for t in foreseen])
+    params = [tuple(sorted(t.params.items(), key=str)) for t in study.trials]
+    assert len(set(params)) == len(params)
+    again = foreseeing(1, lambda many: np.array([cases(p) for p in many]))
+    assert [t.params for t in again.trials] == [t.params for t in study.trials]
+
+
+def test_proposals_of_one_generation_weigh_the_cases_differently():
+    rng = np.random.default_rng(0)
+    study = foreseeing(2, lambda many: np.array([[rng.random() for _ in range(3)] for _ in many]), 16)
+    asked = [study.ask(SPACE).params for _ in range(8)]
+    assert len({tuple(sorted(p.items(), key=str)) for p in asked}) == 8
+
+
+def test_who_foresees_backwards_is_not_asked_any_more():
+    def wrong(many):
+        return np.array([1 / cases(p) for p in many])
+
+    study = foreseeing(3, wrong, 90)
+    foreseen = [FORESEEN in t.system_attrs for t in study.trials]
+    assert all(foreseen[16:56])
+    assert not any(foreseen[60:])
+    assert study.best_value < 0.1
+
+
+def test_candidates_of_which_nothing_can_be_foreseen_are_not_proposed():
+    def partly(many):
+        return np.array([cases(p) if p["space1"] != "eps" else np.full(5, np.nan) for p in many])
+
+    study = foreseeing(4, partly)
+    assert {t.params["space1"] for t in study.trials[16:]} <= {"x0", "flow"}
+
+
+def test_the_ranks_of_a_campaign_show_what_was_foreseen():
+    study = foreseeing(5, lambda many: np.array([cases(p) for p in many]), 100)
+    found = ranked(study.trials, SPACE)
+    assert [next(iter(r.taus)) for r in found] == ["emulator"]
+    assert found[0].taus["emulator"] > 0.9

@@ -1,0 +1,137 @@
+"""What the network would answer, from what it has answered: a candidate is followed on the fit seeds without asking it.
+
+Few-step samplers of one seed visit nearly the same states, and a network is smooth there. On each seed, at a state x near the teacher's
+own x*(lambda) and told a label of another lambda, the answer is the teacher's and a Gaussian process of how far x is from it:
+
+    D = D*(lambda) + f(z, lambda, o),       z = (x - x*(lambda)) / (sigma^2 + (c alpha)^2)^1/2,     o: label's lambda - lambda, and knobs
+    k = (z z' / l^2 + o o') m(lambda - lambda') + A m((|z - z'|^2 / l^2 + (lambda - lambda')^2 + |o - o'|^2)^1/2),     m: Matern 5/2
+
+conditioned on the answers that finished trials got on that seed; z and D are coordinates of search.paths. The first part is what a
+linear network would do, the second what bends. From D follow the states of a candidate one by one, and at its end the error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from search.gaps import levels
+from search.paths import Paths
+from solvers import Process, Tableau
+
+LENGTH = 0.1  # l: of a deviation per pixel, in deviations of the noise
+BENT = 0.1  # A
+NOISE = 2e-4  # what neither part explains, as a variance
+FLOOR = 0.3  # c: as a share of the image's own spread
+OFFSET = 0.5  # of a label or a knob, what is far
+UNSEEN = 1e6  # the variance of an answer that a seed did not get, because its candidate was stopped
+TOGETHER = 16  # seeds in one go, which bounds the memory
+
+
+class Form(NamedTuple):
+    """What of K tables the emulator needs.
+
+    a, B      the closed form, [K, N + 1] and [K, N + 1, N]
+    lambdas, alphas, sigmas   of the states that are evaluated, [K, N]
+    apart     how far an evaluation's label is from its state's own, and its knobs from 0, [K, N, e]
+    """
+
+    a: Tensor
+    B: Tensor
+    lambdas: Tensor
+    alphas: Tensor
+    sigmas: Tensor
+    apart: Tensor
+
+
+def form(tables: Sequence[Tableau], process: Process) -> Form:
+    """The form of tables of one NFE with the same knobs, which inject no noise."""
+    dense = [table.dense().at(table.visible) for table in tables]
+
+    def each(name: str) -> Tensor:
+        return torch.tensor([[float(getattr(e, name)) for e in table.evals] for table in tables], dtype=torch.float64)
+
+    told, lambdas = levels(process, each("label")), levels(process, torch.tensor([t.asked for t in tables], dtype=torch.float64))
+    knobs = torch.tensor([[[v for _, v in sorted(e.knobs.items())] for e in t.evals] for t in tables], dtype=torch.float64)
+    apart = torch.cat([(told - lambdas).nan_to_num()[..., None], knobs], -1) / OFFSET
+    return Form(torch.stack([d.a for d in dense]), torch.stack([d.B for d in dense]), lambdas, each("alpha"), each("sigma"), apart)
+
+
+def deviations(form: Form, answers: Tensor, paths: Paths) -> Tensor:
+    """How far answers [S, N, m] to one table are from the teacher's own at the lambdas of their states."""
+    return answers - paths.there(form.lambdas[0])[0]
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Where answers are known or wanted, on some seeds: z [S, n, m], lambda [n], apart [n, e]."""
+
+    z: Tensor
+    lambdas: Tensor
+    apart: Tensor
+
+    def kernel(self, other: "_Points") -> Tensor:
+        """Covariances [S, n, n']."""
+        along, beside = (self.lambdas[:, None] - other.lambdas).abs(), torch.cdist(self.apart, other.apart)
+        linear = (self.z @ other.z.mT / LENGTH**2 + self.apart @ other.apart.T) * _matern(along)
+        far = torch.cdist(self.z, other.z).div_(LENGTH).square_().add_(along.square() + beside.square()).sqrt_()
+        return linear.add_(_matern(far), alpha=BENT)
+
+
+def _matern(distance: Tensor) -> Tensor:
+    r = distance * 5.0**0.5
+    return (1 + r + r.square() / 3) * torch.exp(-r)
+
+
+class Emulator:
+    """Conditioned on finished trials.
+
+    form     of the trials
+    moved    how far their answers were from the teacher's (`deviations`), [trials, S, N, m]; nan on seeds where they did not go
+    """
+
+    def __init__(self, paths: Paths, form: Form, moved: Tensor) -> None:
+        self._parts = [self._part(paths.on(seeds), form, moved[:, seeds]) for seeds in torch.arange(len(paths.noise)).split(TOGETHER)]
+
+    def errors(self, form: Form) -> Tensor:
+        """The mean squared errors that K tables would have, [K, S], as far as they show in the coordinates."""
+        return torch.cat([self._followed(paths, points, weights, form) for paths, points, weights in self._parts], 1)
+
+    def _part(self, paths: Paths, form: Form, moved: Tensor) -> tuple[Paths, _Points, Tensor]:
+        """Of some seeds: the points where answers are known, and the weights [S, n, m] of the kernel to them."""
+        count, _, evaluations, size = moved.shape
+        drawn = moved.isfinite().all(-1).all(-1)  # [trials, S]
+        teacher = paths.there(form.lambdas.flatten())[0].unflatten(1, (count, evaluations)).transpose(0, 1)
+        answers = torch.where(drawn[..., None, None], teacher + moved, teacher)
+        z = torch.stack([_z(paths, form, answers[:, :, :k], k) for k in range(evaluations)], 2)  # [trials, S, N, m]
+        points = _Points(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
+        unseen = torch.where(drawn, NOISE, UNSEEN).repeat_interleave(evaluations, 0).T
+        factor = torch.linalg.cholesky(points.kernel(points) + torch.diag_embed(unseen.double()))
+        known = torch.where(drawn[..., None, None], moved, 0.0).transpose(0, 1).reshape(len(paths.noise), -1, size)
+        weights = torch.cholesky_solve(known, factor)
+        return paths, _Points(points.z.float(), points.lambdas.float(), points.apart.float()), weights.float()
+
+    def _followed(self, paths: Paths, known: _Points, weights: Tensor, form: Form) -> Tensor:
+        answers = paths.noise.new_zeros(len(form.a), len(paths.noise), 0, paths.noise.shape[1])
+        for k in range(form.lambdas.shape[1]):
+            z = _z(paths, form, answers, k).transpose(0, 1).float()
+            here = _Points(z, form.lambdas[:, k].float(), form.apart[:, k].float())
+            answer = paths.there(form.lambdas[:, k])[0] + (here.kernel(known) @ weights).double()
+            answers = torch.cat([answers, answer.transpose(0, 1)[:, :, None]], 2)
+        end = _state(paths, form, answers, form.lambdas.shape[1])
+        return (end - paths.images).square().sum(-1) / paths.pixels
+
+
+def _state(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:
+    """The k-th state [K, S, m] of tables, given the answers before it [K, S, k, m]."""
+    return form.a[:, k, None, None] * paths.noise + torch.einsum("kj,ksjm->ksm", form.B[:, k, :k], answers)
+
+
+def _z(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:
+    """How far the k-th state is from the teacher's own, [K, S, m], in deviations of the noise per pixel."""
+    alpha, sigma = form.alphas[:, k, None, None], form.sigmas[:, k, None, None]
+    images, eps = (way.transpose(0, 1) for way in paths.there(form.lambdas[:, k]))
+    floor = FLOOR * alpha * paths.spread[:, None]
+    return (_state(paths, form, answers, k) - alpha * images - sigma * eps) / (sigma.square() + floor.square()).sqrt() / paths.pixels**0.5

@@ -1,0 +1,90 @@
+"""Between a campaign and its emulator: what of a trial is kept for it, and what it foresees of candidates."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from optuna.trial import FrozenTrial
+from torch import Tensor
+
+from search import baselines
+from search.answers import Answers
+from search.campaign import Campaign, cores
+from search.emulator import Emulator, deviations, form
+from search.evaluate import Drawn
+from search.objective import squared
+from search.paths import Paths, paths
+from search.predictor import Array
+from search.race import Keep
+from search.result import Known
+from search.s3 import Foresee
+from solvers import Tableau, compile
+
+POINTS = 600  # answers of a seed that the emulator is conditioned on, at most
+SEEDS = 64  # on which a generation is imagined, at most
+PROBES = 8  # known solvers whose answers widen the coordinates
+
+
+class Foresight:
+    """What the candidates of a campaign would score, by an emulator that has seen its trials. Where none can be had it foresees nothing.
+
+    Only errors whose measure is the squared difference can be emulated, of samplers without injected noise; only S3 asks.
+    """
+
+    def __init__(self, campaign: Campaign, known: Mapping[int, Sequence[Known]], answers: Answers) -> None:
+        self._campaign, self._known, self._answers = campaign, known, answers
+        settings = campaign.settings
+        noisy = any(space.eta[1] for space in campaign.spaces.values())
+        asked = settings.sampler.name == "s3" and settings.sampler.options.get("rounds", 1) and settings.sampler.options.get("pool", 2) > 1
+        self._possible = bool(asked) and campaign.objective.measure is squared and not noisy and not campaign.teacher.process.anchored
+        self._paths: dict[int, Paths] = {}
+
+    def keep(self, nfe: int) -> Keep | None:
+        """What a race keeps of a candidate: how far the network's answers were from the teacher's own, [seeds, nfe, m], in halves."""
+        if not self._possible:
+            return None
+
+        def moved(tableau: Tableau, drawn: Drawn, which: Tensor) -> Tensor:
+            here = self.paths(nfe).on(which)
+            answers = here.reduced(torch.stack([answer.flatten(1) for answer in drawn.answers], 1))
+            return deviations(form([tableau], self._campaign.teacher.process), answers, here).half()
+
+        return moved
+
+    def told(self, kept: Mapping[int, Tensor]) -> None:
+        """What was kept of some trials."""
+        self._answers.keep(kept)
+
+    def on(self, nfe: int, trials: Sequence[FrozenTrial], generation: int) -> Foresee | None:
+        """What the finished trials of one NFE let foresee, on fit seeds that are the generation's own; none before there are any."""
+        if not self._possible:
+            return None
+        finished = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: POINTS // nfe]
+        answers = self._answers.of(t.number for t in finished)
+        seen = [t for t in finished if t.number in answers]
+        if not seen:
+            return None
+        space, ways = self._campaign.spaces[nfe], self.paths(nfe)
+        seeds = torch.from_numpy(np.random.default_rng([self._campaign.settings.seed, generation]).permutation(len(ways.noise))[:SEEDS])
+
+        @functools.cache
+        def emulator() -> Emulator:  # most generations ask, but those of known solvers do not
+            moved = torch.stack([answers[t.number][seeds] for t in seen]).double()
+            return Emulator(ways.on(seeds), form([compile(space.decode(t.params)) for t in seen], space.process), moved)
+
+        def foresee(candidates: Sequence[Mapping[str, Any]]) -> Array:
+            tables = [compile(space.decode(params)) for params in candidates]
+            return emulator().errors(form(tables, space.process)).numpy()
+
+        return foresee
+
+    def paths(self, nfe: int) -> Paths:
+        """The teacher's ways, in coordinates that the best known solvers of that NFE have widened."""
+        if nfe not in self._paths:
+            campaign = self._campaign
+            best = [item for item in baselines.best_per_kind(self._known[nfe]) if item.nfe == nfe][:PROBES]
+            probes = [baselines.schedule(item, campaign.teacher) for item in best]
+            self._paths[nfe] = paths(campaign.teacher, campaign.on("fit").targets, probes, campaign.settings.workers or cores())
+        return self._paths[nfe]

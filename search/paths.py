@@ -1,0 +1,134 @@
+"""The teacher's own way from noise to image on some seeds, in few coordinates: what the emulator departs from.
+
+What the samplers of one seed compute hardly leaves a small space: that of its noise, of the teacher's answers along the way, and of
+those that a few short samplers get (probes). A basis of it, one per seed, turns a picture into `DIRECTIONS` numbers.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from search.gaps import levels
+from solvers import Row, SolverSchedule, Tableau, compile, sample
+from teacher import cache
+from teacher.denoiser import Teacher
+from teacher.trajectories import SHARD, Targets, reference
+
+STEPS = 32  # of the teacher's way
+DIRECTIONS = 32  # of a seed's space, at most
+NEGLIGIBLE = 1e-6  # a direction that holds less than this share of the largest is none
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The ways of S seeds, as coordinates in float64. P: pixels; m: directions.
+
+    lambdas   [T]         where the teacher was asked, ascending
+    answers   [S, T, m]   what it answered there;    eps [S, T, m]   (x - alpha D) / sigma there
+    noise     [S, m]      where sampling starts;     images [S, m]   where it should end
+    basis     [S, m, P]   orthonormal rows, or zeros where a seed needs fewer
+    spread    [S]         the root mean square of a pixel of the image
+    """
+
+    lambdas: Tensor
+    answers: Tensor
+    eps: Tensor
+    noise: Tensor
+    images: Tensor
+    basis: Tensor
+    spread: Tensor
+
+    @property
+    def pixels(self) -> int:
+        """P."""
+        return self.basis.shape[-1]
+
+    def on(self, seeds: Tensor) -> "Paths":
+        """Those of some seeds."""
+        return replace(self, **{f.name: getattr(self, f.name)[seeds] for f in fields(self) if f.name != "lambdas"})
+
+    def reduced(self, pictures: Tensor) -> Tensor:
+        """The coordinates [S, ..., m] of pictures [S, ..., P]."""
+        return torch.einsum("s...p,smp->s...m", pictures.double(), self.basis.double())
+
+    def there(self, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's answers and its eps at any lambda [n], linear between two of its own: twice [S, n, m]."""
+        inside = lambdas.clamp(float(self.lambdas[0]), float(self.lambdas[-1])).contiguous()
+        left = (torch.searchsorted(self.lambdas, inside) - 1).clamp(0, len(self.lambdas) - 2)
+        share = ((inside - self.lambdas[left]) / (self.lambdas[left + 1] - self.lambdas[left]))[:, None]
+        first, second = (way[:, left] + share * (way[:, left + 1] - way[:, left]) for way in (self.answers, self.eps))
+        return first, second
+
+
+def paths(teacher: Teacher, goal: Targets, probes: Sequence[SolverSchedule], workers: int = 1, root: Path = cache.ROOT) -> Paths:
+    """The ways of the targets' seeds, from the cache where they are. The probes' answers widen the basis."""
+    shards = [slice(first, first + SHARD) for first in range(0, len(goal.seeds), SHARD)]
+
+    def walked(part: slice) -> dict[str, Tensor]:
+        facts = {
+            "model": teacher.digest,
+            "process": repr(teacher.process),
+            "span": [teacher.start, teacher.end],
+            "knobs": list(teacher.knobs),
+            "seeds": list(goal.seeds[part]),
+            "way": [STEPS, DIRECTIONS],
+            "probes": [repr(probe) for probe in probes],
+        }
+        return cache.fetch(root, facts, lambda: walk(teacher, goal, part, probes))
+
+    with ThreadPoolExecutor(workers) as pool:
+        parts = list(pool.map(walked, shards))
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "lambdas"}
+    return Paths(lambdas=parts[0]["lambdas"], **whole)
+
+
+def walk(teacher: Teacher, goal: Targets, part: slice, probes: Sequence[SolverSchedule]) -> dict[str, Tensor]:
+    """The fields of Paths for some of the seeds: STEPS evaluations each, and those of the probes."""
+    table = reference(teacher, STEPS)
+    states, answers = _watched(teacher, goal, part, table)
+    short = [_watched(teacher, goal, part, compile(probe))[1] for probe in probes]
+    noise, images = (pictures[part].flatten(1).double() for pictures in (goal.noise, goal.images))
+    basis = torch.stack([_basis(start, torch.cat(seen)) for start, *seen in zip(noise, answers, *short, strict=True)])
+    alpha, sigma = (torch.tensor([float(getattr(e, name)) for e in table.evals])[:, None] for name in ("alpha", "sigma"))
+    found = Paths(
+        lambdas=levels(teacher.process, torch.tensor(table.asked, dtype=torch.float64)),
+        answers=answers,
+        eps=(states - alpha * answers) / sigma,
+        noise=noise,
+        images=images,
+        basis=basis.float(),
+        spread=images.square().mean(1).sqrt(),
+    )
+    coordinates = {name: found.reduced(getattr(found, name)) for name in ("answers", "eps", "noise", "images")}
+    return {f.name: getattr(found, f.name) for f in fields(found)} | coordinates
+
+
+def _watched(teacher: Teacher, goal: Targets, part: slice, table: Tableau) -> tuple[Tensor, Tensor]:
+    """Every state that is evaluated and the answer there, each [seeds, evaluations, P]."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watch(row: Row, x: Tensor, answer: Tensor | None) -> None:
+        if answer is not None:
+            seen.append((x.flatten(1).double(), answer.flatten(1).double()))
+
+    knobs: dict[str, Any] = dict(teacher.knobs) | {"cond": None if goal.cond is None else goal.cond[part]}
+    with torch.no_grad():
+        sample(teacher.denoiser, goal.noise[part], table, callback=watch, **knobs)
+    states, answers = (torch.stack(each, 1) for each in zip(*seen, strict=True))
+    return states, answers
+
+
+def _basis(start: Tensor, answers: Tensor) -> Tensor:
+    """Orthonormal rows [m, P]: the noise, then what the answers [n, P] have beside it, most first."""
+    first = start / start.norm()
+    beside = answers - torch.outer(answers @ first, first)
+    _, sizes, rows = torch.linalg.svd(beside, full_matrices=False)
+    rows, sizes = rows[: DIRECTIONS - 1], sizes[: DIRECTIONS - 1]
+    rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()  # which of two signs it was would differ between machines
+    rows = torch.where(sizes[:, None] > NEGLIGIBLE * sizes[0], rows, 0.0)
+    return torch.cat([first[None], rows, rows.new_zeros(DIRECTIONS - 1 - len(rows), rows.shape[1])])
