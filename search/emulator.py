@@ -4,10 +4,11 @@ Few-step samplers of one seed visit nearly the same states, and a network is smo
 own x*(lambda) and told a label of another lambda, the answer is the teacher's and a Gaussian process of how far x is from it:
 
     D = D*(lambda) + f(z, lambda, o),       z = (x - x*(lambda)) / (sigma^2 + (c alpha)^2)^1/2,     o: label's lambda - lambda, and knobs
-    k = (z z' / l^2 + o o') m(lambda - lambda') + A m((|z - z'|^2 / l^2 + (lambda - lambda')^2 + |o - o'|^2)^1/2),     m: Matern 5/2
+    k = (z z' / l^2 + o o') q((lambda - lambda')^2) + A q(|z - z'|^2 / l^2 + (lambda - lambda')^2 + |o - o'|^2),     q(s) = 1 / (1 + s)
 
 conditioned on the answers that finished trials got on that seed; z and D are coordinates of search.paths. The first part is what a
-linear network would do, the second what bends. From D follow the states of a candidate one by one, and at its end the error.
+linear network would do, the second, a rational quadratic (Rasmussen and Williams 2006, eq. 4.19), what bends. From D follow the
+states of a candidate one by one, and at its end the error.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ from search.gaps import levels
 from search.paths import Paths
 from solvers import Process, Tableau
 
-LENGTH = 0.1  # l: of a deviation per pixel, in deviations of the noise
+LENGTH = 0.2  # l: of a deviation per pixel, in deviations of the noise
 BENT = 0.1  # A
-NOISE = 2e-4  # what neither part explains, as a variance
+NOISE = 1e-4  # what neither part explains, as a variance
 FLOOR = 0.3  # c: as a share of the image's own spread
 OFFSET = 0.5  # of a label or a knob, what is far
 UNSEEN = 1e6  # the variance of an answer that a seed did not get, because its candidate was stopped
@@ -74,15 +75,10 @@ class _Points:
 
     def kernel(self, other: "_Points") -> Tensor:
         """Covariances [S, n, n']."""
-        along, beside = (self.lambdas[:, None] - other.lambdas).abs(), torch.cdist(self.apart, other.apart)
-        linear = (self.z @ other.z.mT / LENGTH**2 + self.apart @ other.apart.T) * _matern(along)
-        far = torch.cdist(self.z, other.z).div_(LENGTH).square_().add_(along.square() + beside.square()).sqrt_()
-        return linear.add_(_matern(far), alpha=BENT)
-
-
-def _matern(distance: Tensor) -> Tensor:
-    r = distance * 5.0**0.5
-    return (1 + r + r.square() / 3) * torch.exp(-r)
+        along = 1 + (self.lambdas[:, None] - other.lambdas).square()
+        linear = (self.z @ other.z.mT).div_(LENGTH**2).add_(self.apart @ other.apart.T).div_(along)
+        far = torch.cdist(self.z, other.z).div_(LENGTH).square_().add_(torch.cdist(self.apart, other.apart).square() + along)
+        return linear.add_(far.reciprocal_(), alpha=BENT)
 
 
 class Emulator:

@@ -22,7 +22,7 @@ from search.result import Known
 from search.s3 import Foresee
 from solvers import Tableau, compile
 
-POINTS = 600  # answers of a seed that the emulator is conditioned on, at most
+POINTS = 400  # answers of a seed that the emulator is conditioned on, at most
 SEEDS = 64  # on which a generation is imagined, at most
 PROBES = 8  # known solvers whose answers widen the coordinates
 

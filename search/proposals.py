@@ -54,7 +54,7 @@ class Proposals:
         found = [self.trial(Draft(params, {"nfe": nfe, "origin": origin})) for params, origin in queued]
         for _ in range(size - len(found)):
             trial = memory.ask(self._distributions[nfe])
-            found.append(self.trial(Draft(trial.params, {"nfe": nfe}, memory.trials[trial.number].system_attrs)))
+            found.append(self.trial(Draft(trial.params, {"nfe": nfe}, memory.get_trials(deepcopy=False)[trial.number].system_attrs)))
         return found
 
     def drafts(self, number: int, before: Sequence[FrozenTrial]) -> list[Draft]:
