@@ -18,6 +18,7 @@ from search.errors import CampaignError
 from search.features import describer
 from search.fit import Fit, Learner
 from search.follow import followed, state_of, told
+from search.foresight import overhead
 from search.objective import Objective, objective, root_trimmed, share_of_worst
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored, count_read
@@ -89,7 +90,7 @@ def conclude(
         teacher_error=targets.error,
         seeds=msgspec.to_builtins(settings.seeds),
         calls_per_evaluation=teacher.calls,
-        search_cost=cost_of(trials),
+        search_cost=cost_of(trials) + overhead(campaign, {campaign.nfe: known}),
         known_cost=known_cost,
         seconds=time.monotonic() - started,
         test_reads=reads,

@@ -15,10 +15,10 @@ from search.campaign import Campaign, cores
 from search.emulator import Emulator, deviations, form
 from search.evaluate import Drawn
 from search.objective import squared
-from search.paths import Paths, paths
+from search.paths import STEPS, Paths, paths
 from search.predictor import Array
 from search.race import Keep
-from search.result import Known
+from search.result import Cost, Known
 from search.s3 import Foresee
 from solvers import Tableau, compile
 
@@ -27,18 +27,32 @@ SEEDS = 64  # on which a generation is imagined, at most
 PROBES = 8  # known solvers whose answers widen the coordinates
 
 
-class Foresight:
-    """What the candidates of a campaign would score, by an emulator that has seen its trials. Where none can be had it foresees nothing.
+def possible(campaign: Campaign) -> bool:
+    """Whether an emulator can judge the campaign's candidates, and its sampler asks: S3, with squared errors, without injected noise."""
+    settings, options = campaign.settings, campaign.settings.sampler.options
+    asked = settings.sampler.name == "s3" and options.get("rounds", 1) and options.get("pool", 2) > 1
+    noisy = any(space.eta[1] for space in campaign.spaces.values())
+    return bool(asked) and campaign.objective.measure is squared and not noisy and not campaign.teacher.process.anchored
 
-    Only errors whose measure is the squared difference can be emulated, of samplers without injected noise; only S3 asks.
-    """
+
+def overhead(campaign: Campaign, known: Mapping[int, Sequence[Known]]) -> Cost:
+    """What the coordinates cost: the teacher's way and the probes, on every fit seed."""
+    if not possible(campaign):
+        return Cost()
+    count = len(campaign.on("fit").targets.seeds) * sum(STEPS + nfe * len(_probes(nfe, of)) for nfe, of in known.items())
+    return Cost(count, count)
+
+
+def _probes(nfe: int, known: Sequence[Known]) -> list[Known]:
+    return [item for item in baselines.best_per_kind(known) if item.nfe == nfe][:PROBES]
+
+
+class Foresight:
+    """What the candidates of a campaign would score, by an emulator that has seen its trials; nothing where that is not possible."""
 
     def __init__(self, campaign: Campaign, known: Mapping[int, Sequence[Known]], answers: Answers) -> None:
         self._campaign, self._known, self._answers = campaign, known, answers
-        settings = campaign.settings
-        noisy = any(space.eta[1] for space in campaign.spaces.values())
-        asked = settings.sampler.name == "s3" and settings.sampler.options.get("rounds", 1) and settings.sampler.options.get("pool", 2) > 1
-        self._possible = bool(asked) and campaign.objective.measure is squared and not noisy and not campaign.teacher.process.anchored
+        self._possible = possible(campaign)
         self._paths: dict[int, Paths] = {}
 
     def keep(self, nfe: int) -> Keep | None:
@@ -84,7 +98,6 @@ class Foresight:
         """The teacher's ways, in coordinates that the best known solvers of that NFE have widened."""
         if nfe not in self._paths:
             campaign = self._campaign
-            best = [item for item in baselines.best_per_kind(self._known[nfe]) if item.nfe == nfe][:PROBES]
-            probes = [baselines.schedule(item, campaign.teacher) for item in best]
+            probes = [baselines.schedule(item, campaign.teacher) for item in _probes(nfe, self._known[nfe])]
             self._paths[nfe] = paths(campaign.teacher, campaign.on("fit").targets, probes, campaign.settings.workers or cores())
         return self._paths[nfe]

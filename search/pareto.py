@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from search import baselines, front_report, result, tracker
 from search.campaign import Campaign
 from search.conclude import conclude
+from search.foresight import overhead
 from search.proposals import finishers, of_nfe
 from search.result import Cost, Front, Known, Moment, Part, Result
 from search.study import cost_of
@@ -27,10 +28,10 @@ def hypervolume(errors: Mapping[int, float], reference: tuple[int, float]) -> fl
     return sum(width * max(0.0, math.log10(reference[1] / error)) for width, error in zip(widths, best, strict=True))
 
 
-def progress(campaign: Campaign, trials: Sequence[FrozenTrial], reference: tuple[int, float]) -> list[Moment]:
-    """The hypervolume after every trial, over the evaluations spent; on the fit seeds, of the trials that saw all of them."""
+def progress(campaign: Campaign, trials: Sequence[FrozenTrial], reference: tuple[int, float], evaluations: int) -> list[Moment]:
+    """The hypervolume after every trial, over the evaluations spent (so many before the first); of the trials that saw all fit seeds."""
     best: dict[int, float] = {}
-    moments, evaluations = [Moment(0, 0.0)], 0
+    moments = [Moment(evaluations, 0.0)]
     for trial in trials:
         nfe = trial.user_attrs["nfe"]
         evaluations += nfe * trial.user_attrs["seeds"]
@@ -56,17 +57,18 @@ def conclude_all(
         kept = result.concluded(here.directory / "result.json", campaign.settings.learner)
         results.append(kept or conclude(here, known, cost, curves, of_nfe(trials, nfe), mirror, started))
     errors = {nfe: min(item.fit for item in known if item.fit is not None) for nfe, (known, _) in tuned.items()}
+    spent = overhead(campaign, {nfe: known for nfe, (known, _) in tuned.items()})
     reference = (campaign.budgets[-1] + 1, max(errors.values()))
     front = Front(
         parts=tuple(
             Part(r.nfe, r.found, r.baseline, r.schedule_file, r.schedule_id, len(r.trials), len(r.known), r.test_reads) for r in results
         ),
         reference=reference,
-        hypervolume=tuple(progress(campaign, trials, reference)),
+        hypervolume=tuple(progress(campaign, trials, reference, spent.logical)),
         known_hypervolume=hypervolume(errors, reference),
         generation=campaign.settings.budget.generation,
         learner=campaign.settings.learner,
-        search_cost=cost_of(trials),
+        search_cost=cost_of(trials) + spent,
         known_cost=sum((cost for _, cost in tuned.values()), Cost()),
         seconds=time.monotonic() - started,
         **{name: getattr(results[0], name) for name in ("model", "objective", "seeds", "teacher_nfe", "teacher_error", "machine")},

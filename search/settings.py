@@ -42,7 +42,7 @@ class Budget(_Settings, frozen=True):
     finalists   how many of each side are scored again on `select`
     """
 
-    trials: Count = 400
+    trials: Count = 240
     known: Count | None = None
     generation: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
     blocks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8

@@ -3,8 +3,9 @@
     python tests/bench_search.py [MODEL NFE SAMPLER SEED ...]     without words: every cell of PLAN that is missing, then the table
 
 Every sampler gets the same known solvers to start from, the same evaluator without racing, the same number of trials. A cell is
-one campaign in memory: after every 40 trials the evaluations so far, the best value on fit seeds, and that candidate's error
-on test seeds. The table is the median over study seeds; "to reach TPE" counts evaluations to TPE's last median on fit.
+one campaign in memory: after every generation the evaluations so far, those of S3's emulator included, and the best value on fit
+seeds; every 40 trials that candidate's error on test seeds too. The table is the median over study seeds; "to reach TPE" counts
+evaluations to TPE's last median on fit.
 """
 
 import itertools
@@ -20,7 +21,7 @@ from search import storage
 from search.answers import Answers
 from search.board import Board
 from search.campaign import campaign
-from search.foresight import Foresight
+from search.foresight import Foresight, overhead
 from search.proposals import Proposals
 from search.race import Race
 from search.settings import settings
@@ -39,6 +40,7 @@ SAMPLERS = {  # name -> sampler, its options, its space
     "tpe": ("tpe", {"n_startup_trials": 0}, {}),
     "cmaes on times": ("cmaes", {"warn_independent_sampling": False}, TIMES),
     "evolution": ("s3", {"pool": 1}, {}),
+    "s3 by features": ("s3", {"rounds": 0}, {}),
     "s3": ("s3", {}, {}),
 }
 PLAN = list(itertools.product(("digits", "galaxies"), (5, 8), range(5), SAMPLERS))
@@ -76,11 +78,11 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
                 made.number = number
                 trials.append(made)
             progress.update(task, completed=len(trials))
+            best = min((t for t in trials if t.value is not None), key=lambda t: t.value)
+            spent = race.cost + overhead(ours, {nfe: known})
+            points.append({"trials": len(trials), "logical": spent.logical, "physical": spent.physical, "fit": best.value})
             if len(trials) % EVERY == 0:
-                best = min((t for t in trials if t.value is not None), key=lambda t: t.value)
-                error = ours.scores([compile(ours.space.decode(best.params))], "test")[0]
-                spent = {"logical": race.cost.logical, "physical": race.cost.physical}
-                points.append({"trials": len(trials), **spent, "fit": best.value, "test": error})
+                points[-1]["test"] = ours.scores([compile(ours.space.decode(best.params))], "test")[0]
     write_atomically(cell(model, nfe, name, seed), (json.dumps(points) + "\n").encode())
 
 
