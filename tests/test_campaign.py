@@ -105,7 +105,7 @@ def test_the_same_campaign_again_is_read_not_run(finished):
 def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule(finished, tmp_path):
     whole, outcome = finished
     directory = tmp_path / whole.name
-    words = ["budget.trials=40", "budget.generation=8", "budget.finalists=4", "perceptual=[]", "compare=[]"]
+    words = ["budget.trials=40", "budget.known=null", "budget.generation=8", "budget.finalists=4", "perceptual=[]", "compare=[]"]
     process = search(directory, *words, wait=False)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -195,7 +195,15 @@ def test_a_wandb_that_cannot_start_does_not_stop_a_campaign(tmp_path, monkeypatc
 
 def test_wandb_offline_holds_the_run_and_the_schedule(tmp_path):
     env = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    words = ["search.py", "model=gaussian", "nfe=3", "budget.trials=8", "budget.finalists=2", "seeds={fit: 8, select: 8, test: 16}"]
+    words = [
+        "search.py",
+        "model=gaussian",
+        "nfe=3",
+        "budget.trials=8",
+        "budget.known=8",
+        "budget.finalists=2",
+        "seeds={fit: 8, select: 8, test: 16}",
+    ]
     done = subprocess.run(
         [sys.executable, *words, f"directory={tmp_path / 'c'}"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
     )

@@ -126,7 +126,15 @@ def test_train_starts_from_several_files_or_from_known_solvers_and_shows_them_al
 
 
 def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_another_model(tmp_path):
-    words = ["model=gaussian", "nfe=3", "budget.trials=8", "budget.finalists=2", "seeds={fit: 8, select: 8, test: 16}", "tracker=none"]
+    words = [
+        "model=gaussian",
+        "nfe=3",
+        "budget.trials=8",
+        "budget.known=8",
+        "budget.finalists=2",
+        "seeds={fit: 8, select: 8, test: 16}",
+        "tracker=none",
+    ]
     assert run("search.py", *words, f"directory={tmp_path / 'c'}").returncode == 0
     schedule = tmp_path / "c" / "c.schedule.json"
     lesson = [f"schedule={schedule}", "seeds={fit: 8, select: 8, test: 16}", "learner.iterations=2"]
