@@ -12,6 +12,7 @@ states of a candidate one by one, and at its end the error.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,40 +85,55 @@ class _Points:
 class Emulator:
     """Conditioned on finished trials.
 
-    form     of the trials
-    moved    how far their answers were from the teacher's (`deviations`), [trials, S, N, m]; nan on seeds where they did not go
+    form      of the trials
+    moved     how far their answers were from the teacher's (`deviations`), [trials, S, N, m]; nan on seeds where they did not go
+    workers   threads: seeds have nothing to do with one another
     """
 
-    def __init__(self, paths: Paths, form: Form, moved: Tensor) -> None:
-        self._parts = [self._part(paths.on(seeds), form, moved[:, seeds]) for seeds in torch.arange(len(paths.noise)).split(TOGETHER)]
+    def __init__(self, paths: Paths, form: Form, moved: Tensor, workers: int = 1) -> None:
+        self._workers, parts = workers, torch.arange(len(paths.noise)).split(TOGETHER)
+        with ThreadPoolExecutor(workers) as pool:
+            self._parts = list(pool.map(lambda seeds: _part(paths.on(seeds), form, moved[:, seeds]), parts))
 
     def errors(self, form: Form) -> Tensor:
         """The mean squared errors that K tables would have, [K, S], as far as they show in the coordinates."""
-        return torch.cat([self._followed(paths, points, weights, form) for paths, points, weights in self._parts], 1)
+        with ThreadPoolExecutor(self._workers) as pool:
+            return torch.cat(list(pool.map(lambda part: part.errors(form), self._parts)), 1)
 
-    def _part(self, paths: Paths, form: Form, moved: Tensor) -> tuple[Paths, _Points, Tensor]:
-        """Of some seeds: the points where answers are known, and the weights [S, n, m] of the kernel to them."""
-        count, _, evaluations, size = moved.shape
-        drawn = moved.isfinite().all(-1).all(-1)  # [trials, S]
-        teacher = paths.there(form.lambdas.flatten())[0].unflatten(1, (count, evaluations)).transpose(0, 1)
-        answers = torch.where(drawn[..., None, None], teacher + moved, teacher)
-        z = torch.stack([_z(paths, form, answers[:, :, :k], k) for k in range(evaluations)], 2)  # [trials, S, N, m]
-        points = _Points(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
-        unseen = torch.where(drawn, NOISE, UNSEEN).repeat_interleave(evaluations, 0).T
-        factor = torch.linalg.cholesky(points.kernel(points) + torch.diag_embed(unseen.double()))
-        known = torch.where(drawn[..., None, None], moved, 0.0).transpose(0, 1).reshape(len(paths.noise), -1, size)
-        weights = torch.cholesky_solve(known, factor)
-        return paths, _Points(points.z.float(), points.lambdas.float(), points.apart.float()), weights.float()
 
-    def _followed(self, paths: Paths, known: _Points, weights: Tensor, form: Form) -> Tensor:
+@dataclass(frozen=True)
+class _Part:
+    """Some seeds: the points where answers are known, and the weights [S, n, m] of the kernel to them."""
+
+    paths: Paths
+    known: _Points
+    weights: Tensor
+
+    def errors(self, form: Form) -> Tensor:
+        """[K, S]."""
+        paths = self.paths
         answers = paths.noise.new_zeros(len(form.a), len(paths.noise), 0, paths.noise.shape[1])
         for k in range(form.lambdas.shape[1]):
             z = _z(paths, form, answers, k).transpose(0, 1).float()
             here = _Points(z, form.lambdas[:, k].float(), form.apart[:, k].float())
-            answer = paths.there(form.lambdas[:, k])[0] + (here.kernel(known) @ weights).double()
+            answer = paths.there(form.lambdas[:, k])[0] + (here.kernel(self.known) @ self.weights).double()
             answers = torch.cat([answers, answer.transpose(0, 1)[:, :, None]], 2)
         end = _state(paths, form, answers, form.lambdas.shape[1])
         return (end - paths.images).square().sum(-1) / paths.pixels
+
+
+def _part(paths: Paths, form: Form, moved: Tensor) -> _Part:
+    count, _, evaluations, size = moved.shape
+    drawn = moved.isfinite().all(-1).all(-1)  # [trials, S]
+    teacher = paths.there(form.lambdas.flatten())[0].unflatten(1, (count, evaluations)).transpose(0, 1)
+    answers = torch.where(drawn[..., None, None], teacher + moved, teacher)
+    z = torch.stack([_z(paths, form, answers[:, :, :k], k) for k in range(evaluations)], 2)  # [trials, S, N, m]
+    points = _Points(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
+    unseen = torch.where(drawn, NOISE, UNSEEN).repeat_interleave(evaluations, 0).T
+    factor = torch.linalg.cholesky(points.kernel(points) + torch.diag_embed(unseen.double()))
+    known = torch.where(drawn[..., None, None], moved, 0.0).transpose(0, 1).reshape(len(paths.noise), -1, size)
+    weights = torch.cholesky_solve(known, factor)
+    return _Part(paths, _Points(points.z.float(), points.lambdas.float(), points.apart.float()), weights.float())
 
 
 def _state(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:

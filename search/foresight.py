@@ -1,6 +1,7 @@
 """Between a campaign and its emulator: what of a trial is kept for it, and what it foresees of candidates."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from search.campaign import Campaign, cores
 from search.emulator import Emulator, deviations, form
 from search.evaluate import Drawn
 from search.objective import squared
-from search.paths import STEPS, Paths, paths
+from search.paths import DIRECTIONS, STEPS, Paths, paths
 from search.predictor import Array
 from search.race import Keep
 from search.result import Cost, Known
@@ -24,15 +25,17 @@ from solvers import Tableau, compile
 
 POINTS = 400  # answers of a seed that the emulator is conditioned on, at most
 SEEDS = 64  # on which a generation is imagined, at most
+LARGEST = 2**29  # numbers of a basis: 2 GiB
 PROBES = 8  # known solvers whose answers widen the coordinates
 
 
 def possible(campaign: Campaign) -> bool:
-    """Whether an emulator can judge the campaign's candidates, and its sampler asks: S3, with squared errors, without injected noise."""
+    """Whether an emulator can judge the candidates, and S3 asks it: of squared errors, without injected noise or too many pixels."""
     settings, options = campaign.settings, campaign.settings.sampler.options
     asked = settings.sampler.name == "s3" and options.get("rounds", 1) and options.get("pool", 2) > 1
     noisy = any(space.eta[1] for space in campaign.spaces.values())
-    return bool(asked) and campaign.objective.measure is squared and not noisy and not campaign.teacher.process.anchored
+    small = settings.seeds.fit * DIRECTIONS * math.prod(campaign.teacher.shape) <= LARGEST
+    return bool(asked) and campaign.objective.measure is squared and not noisy and not campaign.teacher.process.anchored and small
 
 
 def overhead(campaign: Campaign, known: Mapping[int, Sequence[Known]]) -> Cost:
@@ -52,7 +55,7 @@ class Foresight:
 
     def __init__(self, campaign: Campaign, known: Mapping[int, Sequence[Known]], answers: Answers) -> None:
         self._campaign, self._known, self._answers = campaign, known, answers
-        self._possible = possible(campaign)
+        self._possible, self._workers = possible(campaign), campaign.settings.workers or cores()
         self._paths: dict[int, Paths] = {}
 
     def keep(self, nfe: int) -> Keep | None:
@@ -86,7 +89,8 @@ class Foresight:
         @functools.cache
         def emulator() -> Emulator:  # most generations ask, but those of known solvers do not
             moved = torch.stack([answers[t.number][seeds] for t in seen]).double()
-            return Emulator(ways.on(seeds), form([compile(space.decode(t.params)) for t in seen], space.process), moved)
+            tables = [compile(space.decode(t.params)) for t in seen]
+            return Emulator(ways.on(seeds), form(tables, space.process), moved, self._workers)
 
         def foresee(candidates: Sequence[Mapping[str, Any]]) -> Array:
             tables = [compile(space.decode(params)) for params in candidates]
@@ -99,5 +103,5 @@ class Foresight:
         if nfe not in self._paths:
             campaign = self._campaign
             probes = [baselines.schedule(item, campaign.teacher) for item in _probes(nfe, self._known[nfe])]
-            self._paths[nfe] = paths(campaign.teacher, campaign.on("fit").targets, probes, campaign.settings.workers or cores())
+            self._paths[nfe] = paths(campaign.teacher, campaign.on("fit").targets, probes, self._workers)
         return self._paths[nfe]

@@ -54,7 +54,7 @@ class Paths:
 
     def reduced(self, pictures: Tensor) -> Tensor:
         """The coordinates [S, ..., m] of pictures [S, ..., P]."""
-        return torch.einsum("s...p,smp->s...m", pictures.double(), self.basis.double())
+        return torch.einsum("s...p,smp->s...m", pictures.float(), self.basis).double()
 
     def there(self, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's answers and its eps at any lambda [n], linear between two of its own: twice [S, n, m]."""

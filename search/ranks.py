@@ -13,9 +13,10 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from scipy.stats import kendalltau
 
+from search.encoding import Encoding
 from search.predictor import AHEAD, Array, Points, Predictor, Scale
 from search.result import Ranked
-from search.s3 import FORESEEN, Describe, Encoding
+from search.s3 import FORESEEN, Describe
 
 
 def _process(seen: Points, values: Array, ahead: Points) -> Array:

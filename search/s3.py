@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from search.encoding import Encoding
 from search.predictor import AHEAD, Array, Points, Predictor, Scale, backwards, misleads
 
 Describe = Callable[[Mapping[str, Any]], Sequence[float]]
@@ -35,54 +36,8 @@ OPTIMISM = 1.5  # standard deviations below the mean that a proposal is judged b
 GUESTS = 0.125  # of the proposals are children of guests, where there are guests
 
 
-class Encoding:
-    """Between Optuna's parameters and points: numbers scaled to [0, 1], words as indices."""
-
-    def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
-        self.distributions = dict(distributions)
-        self.words = [name for name, d in distributions.items() if isinstance(d, CategoricalDistribution)]
-        self.numbers = [name for name in distributions if name not in self.words]
-        choices = [len(d.choices) for d in distributions.values() if isinstance(d, CategoricalDistribution)]
-        self.choices = np.array(choices, dtype=np.int64)
-
-    def points(self, trials: Sequence[Mapping[str, Any]]) -> Points:
-        """The points of many parameter sets."""
-        numbers = [[self._scaled(name, params[name]) for name in self.numbers] for params in trials]
-        words = [[int(self.distributions[name].to_internal_repr(params[name])) for name in self.words] for params in trials]
-        return Points(
-            np.array(numbers, dtype=np.float64).reshape(len(trials), len(self.numbers)),
-            np.array(words, dtype=np.int64).reshape(len(trials), len(self.words)),
-        )
-
-    def params(self, numbers: Array, words: NDArray[np.int64]) -> dict[str, Any]:
-        """The parameters of one point."""
-        found = {name: self._value(name, float(u)) for name, u in zip(self.numbers, numbers, strict=True)}
-        return found | {name: self.distributions[name].to_external_repr(int(k)) for name, k in zip(self.words, words, strict=True)}
-
-    def _number(self, name: str) -> FloatDistribution | IntDistribution:
-        d = self.distributions[name]
-        assert isinstance(d, FloatDistribution | IntDistribution)
-        return d
-
-    def _ends(self, name: str) -> tuple[float, float, bool]:
-        d = self._number(name)
-        return (np.log(d.low), np.log(d.high), True) if d.log else (d.low, d.high, False)
-
-    def _scaled(self, name: str, value: float) -> float:
-        low, high, log = self._ends(name)
-        return ((np.log(value) if log else value) - low) / ((high - low) or 1.0)
-
-    def _value(self, name: str, u: float) -> float | int:
-        (low, high, log), d = self._ends(name), self._number(name)
-        value = low + min(max(u, 0.0), 1.0) * (high - low)
-        value = np.exp(value) if log else value
-        if isinstance(d, IntDistribution):
-            return int(min(max(round((value - d.low) / d.step) * d.step + d.low, d.low), d.high))
-        return float(min(max(value, d.low), d.high))
-
-
 @dataclass(frozen=True)
-class _Foresight:
+class _Predictors:
     """What children will probably score, by their parameters and by their features."""
 
     parameters: Predictor
@@ -97,7 +52,7 @@ class _Learnt:
     trials: int
     encoding: Encoding
     parents: Points
-    foresight: _Foresight | None
+    predictors: _Predictors | None
     imagined: tuple[list[dict[str, Any]], Array] | None = None
 
 
@@ -105,7 +60,7 @@ class S3Sampler(BaseSampler):
     """Predictor-guided evolution. One objective, minimised or maximised.
 
     seed     proposals depend on it, the trial's number and the finished trials alone
-    startup  random trials before there is anything to breed from
+    startup  random trials before there is anything to breed from, unless something is foreseen
     parents  the best so many trials breed
     pool     children bred for every proposal; 1 is evolution without a predictor
     memory   the best so many trials are what the predictor is told
@@ -150,7 +105,7 @@ class S3Sampler(BaseSampler):
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         done = [t for t in done if all(name in t.params for name in search_space)]
-        if not search_space or len(done) < self._startup:
+        if not search_space or len(done) < (1 if self._foresee else self._startup):
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
         learnt = self._learn(done, sign, Encoding(search_space), study.user_attrs.get("guests", ()))
@@ -162,8 +117,8 @@ class S3Sampler(BaseSampler):
         else:
             children = self._breed(rng, learnt.parents, learnt.parents, learnt.encoding, self._pool)
         chosen = 0
-        if learnt.foresight:
-            chosen = self._chosen(children, learnt.foresight, learnt.encoding, rng.uniform(0.0, OPTIMISM))
+        if learnt.predictors:
+            chosen = self._chosen(children, learnt.predictors, learnt.encoding, rng.uniform(0.0, OPTIMISM))
         elif self._pool > 1:
             study._storage.set_trial_system_attr(trial._trial_id, UNFILTERED, True)  # where Optuna's own samplers leave their notes
         return learnt.encoding.params(children.numbers[chosen], children.words[chosen])
@@ -179,14 +134,14 @@ class S3Sampler(BaseSampler):
         study._storage.set_trial_system_attr(trial._trial_id, FORESEEN, float(cases[chosen].mean()))
         return candidates[chosen]
 
-    def _chosen(self, children: Points, foresight: _Foresight, encoding: Encoding, deviations: float) -> int:
+    def _chosen(self, children: Points, predictors: _Predictors, encoding: Encoding, deviations: float) -> int:
         """The child that looks best, so many deviations below the mean."""
-        order = np.argsort(foresight.parameters.optimistic(children, deviations), kind="stable")
-        if self._describe is None or foresight.features is None or foresight.scale is None:
+        order = np.argsort(predictors.parameters.optimistic(children, deviations), kind="stable")
+        if self._describe is None or predictors.features is None or predictors.scale is None:
             return int(order[0])
         shortlist = order[: self._shortlist]
         known = np.array([self._describe(encoding.params(children.numbers[k], children.words[k])) for k in shortlist])
-        return int(shortlist[np.argmin(foresight.features.optimistic(foresight.scale.points(known), deviations))])
+        return int(shortlist[np.argmin(predictors.features.optimistic(predictors.scale.points(known), deviations))])
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         """At random."""
@@ -203,7 +158,7 @@ class S3Sampler(BaseSampler):
                 imagined = self._imagine(self._foresee, parents, encoding.points(guests), encoding, len(done))
                 self._learnt = _Learnt(len(done), encoding, parents, None, imagined)
             else:
-                self._learnt = _Learnt(len(done), encoding, parents, self._foresight(done, points, values, best))
+                self._learnt = _Learnt(len(done), encoding, parents, self._predictors(done, points, values, best))
         return self._learnt
 
     def _misled(self, done: list[FrozenTrial], sign: float) -> bool:
@@ -230,7 +185,7 @@ class S3Sampler(BaseSampler):
             parents = _apart(encoding.points([candidates[k] for k in best]), self._parents)
         return candidates, np.concatenate(cases)
 
-    def _foresight(self, done: list[FrozenTrial], points: Points, values: Array, best: NDArray[np.int64]) -> _Foresight | None:
+    def _predictors(self, done: list[FrozenTrial], points: Points, values: Array, best: NDArray[np.int64]) -> _Predictors | None:
         """The predictors; None where one child is bred, or one of the predictors is shown to rank backwards."""
         if self._pool == 1:
             return None
@@ -239,13 +194,13 @@ class S3Sampler(BaseSampler):
             return None
         parameters = Predictor.fit(points[best], values[best])
         if self._describe is None:
-            return _Foresight(parameters)
+            return _Predictors(parameters)
         known = np.array([self._describe(trial.params) for trial in done])
         earlier = slice(max(1, len(done) - AHEAD))
         if backwards(Scale.of(known[earlier], values[earlier]).points(known)[last], values[last], self._doubt):
             return None
         scale = Scale.of(known, values)
-        return _Foresight(parameters, Predictor.fit(scale.points(known)[best], values[best]), scale)
+        return _Predictors(parameters, Predictor.fit(scale.points(known)[best], values[best]), scale)
 
     def _breed(self, rng: np.random.Generator, one: Points, other: Points, encoding: Encoding, count: int) -> Points:
         """Children of one with another, both best first. Every child has its own scale and its own share of moved numbers and words."""
