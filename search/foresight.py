@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from optuna.trial import FrozenTrial
 from torch import Tensor
@@ -24,7 +23,7 @@ from search.s3 import Foresee
 from solvers import Tableau, compile
 
 POINTS = 400  # answers of a seed that the emulator is conditioned on, at most
-SEEDS = 64  # on which a generation is imagined, at most
+SEEDS = 128  # that are emulated, at most: always the first ones, so that what was foreseen of two trials can be compared
 LARGEST = 2**29  # numbers of a basis: 2 GiB
 PROBES = 8  # known solvers whose answers widen the coordinates
 
@@ -74,8 +73,8 @@ class Foresight:
         """What was kept of some trials."""
         self._answers.keep(kept)
 
-    def on(self, nfe: int, trials: Sequence[FrozenTrial], generation: int) -> Foresee | None:
-        """What the finished trials of one NFE let foresee, on fit seeds that are the generation's own; none before there are any."""
+    def on(self, nfe: int, trials: Sequence[FrozenTrial]) -> Foresee | None:
+        """What the finished trials of one NFE let foresee; none before there are any."""
         if not self._possible:
             return None
         finished = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: POINTS // nfe]
@@ -84,7 +83,7 @@ class Foresight:
         if not seen:
             return None
         space, ways = self._campaign.spaces[nfe], self.paths(nfe)
-        seeds = torch.from_numpy(np.random.default_rng([self._campaign.settings.seed, generation]).permutation(len(ways.noise))[:SEEDS])
+        seeds = torch.arange(min(SEEDS, len(ways.noise)))
 
         @functools.cache
         def emulator() -> Emulator:  # most generations ask, but those of known solvers do not

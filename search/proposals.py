@@ -45,7 +45,7 @@ class Proposals:
         settings, budgets = self._campaign.settings, self._campaign.budgets
         turn, which = divmod(number, len(budgets))
         nfe, size = budgets[which], settings.budget.generation
-        told = {"describe": self._describe[nfe], "foresee": self._foresight.on(nfe, of_nfe(before, nfe), number)}
+        told = {"describe": self._describe[nfe], "foresee": self._foresight.on(nfe, of_nfe(before, nfe))}
         asked = sampler(settings.sampler.name, settings.seed, number, told, **settings.sampler.options)
         memory = optuna.create_study(sampler=asked)
         memory.add_trials(of_nfe(before, nfe))

@@ -171,7 +171,7 @@ def test_a_campaign_foresees_what_its_trials_let_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ours, foresight = told(tmp_path)
     points = random_points(ours.space, 40)
-    assert foresight.on(4, [], 0) is None
+    assert foresight.on(4, []) is None
     keep = foresight.keep(4)
     raced = Race(ours.on("fit"), ours.objective, 1).run([compile(ours.space.decode(p)) for p in points], None, keep)
     trials = []
@@ -179,13 +179,13 @@ def test_a_campaign_foresees_what_its_trials_let_it(tmp_path, monkeypatch):
         trial = create_trial(params=params, distributions=ours.space.distributions(), value=found.value, user_attrs={"nfe": 4})
         trial.number = number
         trials.append(trial)
-    assert foresight.on(4, trials, 0) is None  # nothing was told yet
+    assert foresight.on(4, trials) is None  # nothing was told yet
     foresight.told({t.number: r.kept for t, r in zip(trials, raced, strict=False)})
-    foresee = foresight.on(4, trials, 0)
+    foresee = foresight.on(4, trials)
     cases = foresee(points[30:])
     assert cases.shape == (10, 8)
     assert kendalltau(cases.mean(1), [r.value for r in raced[30:]]).statistic > 0.4
-    again = Foresight(ours, {4: told(tmp_path)[1]._known[4]}, foresight._answers).on(4, trials, 0)
+    again = Foresight(ours, {4: told(tmp_path)[1]._known[4]}, foresight._answers).on(4, trials)
     assert np.array_equal(again(points[30:]), cases)
 
 
@@ -202,7 +202,7 @@ def test_a_campaign_foresees_what_its_trials_let_it(tmp_path, monkeypatch):
 def test_where_nothing_can_be_emulated_or_nobody_asks_nothing_is_kept(tmp_path, changes):
     _, foresight = told(tmp_path, **changes)
     assert foresight.keep(4) is None
-    assert foresight.on(4, [], 3) is None
+    assert foresight.on(4, []) is None
 
 
 def test_schedules_with_knobs_are_told_apart(scene):
