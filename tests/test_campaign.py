@@ -18,6 +18,7 @@ from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.result import Known, beginning_alike
 from search.run import run
+from search.s3 import FORESEEN
 from search.settings import settings
 from solvers import ScheduleError, compile, load
 from solvers.file import recipe_distance
@@ -50,7 +51,7 @@ def search(directory, *more, wait=True):
 
 def trials(directory):
     with storage.opened(f"sqlite:///{directory / 'study.sqlite'}") as base:
-        return [(t.params, t.value) for t in storage.finished(storage.open_study(base, directory.name))]
+        return [(t.params, t.value, t.system_attrs) for t in storage.finished(storage.open_study(base, directory.name))]
 
 
 def written(directory):
@@ -119,6 +120,7 @@ def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule
     assert 12 <= len(trials(directory)) < 40
     again = small(directory)
     assert trials(directory) == trials(whole)
+    assert sum(FORESEEN in attrs for *_, attrs in trials(directory)) > 20  # also those after the kill, from answers of before
     assert again.schedule_id == outcome.schedule_id
 
 

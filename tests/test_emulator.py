@@ -9,10 +9,9 @@ import torch
 from optuna.trial import create_trial
 from rich.progress import Progress
 from scipy.stats import kendalltau
-from sqlalchemy import create_engine, text
 from test_space import random_points
 
-from search import baselines, storage
+from search import baselines
 from search.answers import Answers
 from search.campaign import campaign
 from search.emulator import Emulator, deviations, form
@@ -138,26 +137,6 @@ def test_a_race_keeps_what_it_is_told_to_of_the_seeds_that_a_candidate_got(scene
         got = raced.kept[:, 0].isfinite()
         assert int(got.sum()) == raced.seeds
         assert torch.equal(raced.kept[got, 0], torch.arange(12.0, dtype=torch.float64)[got])
-
-
-def test_answers_are_shared_and_the_first_that_are_kept_stay(tmp_path):
-    first, second = torch.rand(3, 2).half(), torch.rand(3, 2).half()
-    alone = Answers("one")
-    alone.keep({4: first})
-    assert alone.of([3, 4]) == {4: first}
-    with storage.opened(f"sqlite:///{tmp_path / 'study.sqlite'}") as base:
-        mine, theirs, other = (Answers(name, base.engine) for name in ("one", "one", "other"))
-        mine.keep({4: first, 7: second})
-        theirs.keep({4: second})
-        mine.keep({})
-        found = theirs.of([4, 5, 7])
-        assert sorted(found) == [4, 7]
-        assert torch.equal(found[4], first)
-        assert torch.equal(found[7], second)
-        assert other.of([4]) == {}
-    engine = create_engine(f"sqlite:///{tmp_path / 'study.sqlite'}")
-    with engine.begin() as base:
-        assert base.execute(text("select count(*) from fewstep_answers")).scalar() == 2
 
 
 def told(tmp_path, **changes):

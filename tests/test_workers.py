@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+import torch
 from rich.progress import Progress
 from test_campaign import SMALL
 
 from search import storage
+from search.answers import Answers
 from search.board import Board
 from search.errors import CampaignError
 from search.run import run
@@ -198,6 +200,25 @@ def test_a_claim_is_one_workers_a_dead_ones_is_taken_over_and_the_first_to_tell_
             told.set()
             thread.join()
             assert answers == [[f"first {n}" for n in range(4)]]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_answers_are_shared_and_the_first_that_are_kept_stay(request, tmp_path, kind):
+    url = f"sqlite:///{tmp_path / 'base.sqlite'}" if kind == "sqlite" else request.getfixturevalue("postgres")[0]
+    first, second = torch.rand(3, 2).half(), torch.rand(3, 2).half()
+    with storage.opened(url) as base:
+        mine, theirs, other = (Answers(name, base.engine) for name in ("one", "one", "other"))
+        mine.keep({4: first, 7: second})
+        theirs.keep({4: second})
+        mine.keep({})
+        found = theirs.of([4, 5, 7])
+        assert sorted(found) == [4, 7]
+        assert torch.equal(found[4], first)
+        assert torch.equal(found[7], second)
+        assert other.of([4]) == {}
+    alone = Answers("one")
+    alone.keep({4: first})
+    assert alone.of([3, 4]) == {4: first}
 
 
 def test_appending_the_same_trials_twice_keeps_each_once(base):
