@@ -1,7 +1,7 @@
 """What the network answered in finished trials, for whoever proposes next: a table beside the board, or a dictionary where nobody shares.
 
 Written before a trial's outcome is told, so whoever knows an outcome finds its answers, also after kill -9. Of two workers that
-scored the same trial the first is kept. Nothing of it is needed once the campaign is complete.
+scored the same trial the first is kept. Once the campaign is complete they are forgotten.
 """
 
 import base64
@@ -20,6 +20,9 @@ KEEP = text(
 READ = text("select number, answers from fewstep_answers where campaign = :campaign and number in :numbers").bindparams(
     bindparam("numbers", expanding=True)
 )
+
+
+FORGET = text("delete from fewstep_answers where campaign = :campaign")
 
 
 class Answers:
@@ -57,6 +60,18 @@ class Answers:
 
             self._here |= patiently(once)
         return {n: self._here[n] for n in wanted if n in self._here}
+
+    def forget(self) -> None:
+        """All of the campaign."""
+        self._here.clear()
+        if self._engine is not None:
+            engine = self._engine
+
+            def once() -> None:
+                with engine.begin() as base:
+                    base.execute(FORGET, {"campaign": self._campaign})
+
+            patiently(once)
 
 
 def _written(tensor: Tensor) -> str:

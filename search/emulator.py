@@ -11,7 +11,7 @@ linear network would do, the second, a rational quadratic (Rasmussen and William
 states of a candidate one by one, and at its end the error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,7 +28,8 @@ BENT = 0.1  # A
 NOISE = 1e-4  # what neither part explains, as a variance
 FLOOR = 0.3  # c: as a share of the image's own spread
 OFFSET = 0.5  # of a label or a knob, what is far
-UNSEEN = 1e6  # the variance of an answer that a seed did not get, because its candidate was stopped
+UNSEEN = 1e6  # the variance of an answer that a seed did not get, because its candidate was stopped, or went astray
+ASTRAY = 30.0  # deviations of the noise per pixel: farther away nothing is learned
 TOGETHER = 16  # seeds in one go, which bounds the memory
 
 
@@ -37,7 +38,7 @@ class Form(NamedTuple):
 
     a, B      the closed form, [K, N + 1] and [K, N + 1, N]
     lambdas, alphas, sigmas   of the states that are evaluated, [K, N]
-    apart     how far an evaluation's label is from its state's own, and its knobs from 0, [K, N, e]
+    apart     how far an evaluation's label is from its state's own, and its knobs from those that the teacher has, [K, N, e]
     """
 
     a: Tensor
@@ -48,16 +49,17 @@ class Form(NamedTuple):
     apart: Tensor
 
 
-def form(tables: Sequence[Tableau], process: Process) -> Form:
-    """The form of tables of one NFE with the same knobs, which inject no noise."""
+def form(tables: Sequence[Tableau], process: Process, given: Mapping[str, float]) -> Form:
+    """The form of tables of one NFE with the same knobs, which inject no noise. given: the teacher's knobs."""
     dense = [table.dense().at(table.visible) for table in tables]
 
     def each(name: str) -> Tensor:
         return torch.tensor([[float(getattr(e, name)) for e in table.evals] for table in tables], dtype=torch.float64)
 
     told, lambdas = levels(process, each("label")), levels(process, torch.tensor([t.asked for t in tables], dtype=torch.float64))
-    knobs = torch.tensor([[[v for _, v in sorted(e.knobs.items())] for e in t.evals] for t in tables], dtype=torch.float64)
-    apart = torch.cat([(told - lambdas).nan_to_num()[..., None], knobs], -1) / OFFSET
+    knobs = [[[value - given.get(name, 0.0) for name, value in sorted(e.knobs.items())] for e in table.evals] for table in tables]
+    offsets = (told - lambdas).nan_to_num()[..., None]  # nan: a label past the noise
+    apart = torch.cat([offsets, torch.tensor(knobs, dtype=torch.float64)], -1) / OFFSET
     return Form(torch.stack([d.a for d in dense]), torch.stack([d.B for d in dense]), lambdas, each("alpha"), each("sigma"), apart)
 
 
@@ -128,6 +130,8 @@ def _part(paths: Paths, form: Form, moved: Tensor) -> _Part:
     teacher = paths.there(form.lambdas.flatten())[0].unflatten(1, (count, evaluations)).transpose(0, 1)
     answers = torch.where(drawn[..., None, None], teacher + moved, teacher)
     z = torch.stack([_z(paths, form, answers[:, :, :k], k) for k in range(evaluations)], 2)  # [trials, S, N, m]
+    drawn &= z.norm(dim=-1).amax(-1) < ASTRAY
+    z = torch.where(drawn[..., None, None], z, 0.0)
     points = _Points(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
     unseen = torch.where(drawn, NOISE, UNSEEN).repeat_interleave(evaluations, 0).T
     factor = torch.linalg.cholesky(points.kernel(points) + torch.diag_embed(unseen.double()))

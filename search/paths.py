@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
 from search.gaps import levels
 from solvers import Row, SolverSchedule, Tableau, compile, sample
 from teacher import cache
 from teacher.denoiser import Teacher
-from teacher.trajectories import SHARD, Targets, reference
+from teacher.trajectories import SOLVER, Targets, reference
 
 STEPS = 32  # of the teacher's way
 DIRECTIONS = 32  # of a seed's space, at most
+TOGETHER = 16  # seeds that are walked at once, which bounds the memory
+TINY = 1e-9
 NEGLIGIBLE = 1e-6  # a direction that holds less than this share of the largest is none
 
 
@@ -54,20 +57,27 @@ class Paths:
 
     def reduced(self, pictures: Tensor) -> Tensor:
         """The coordinates [S, ..., m] of pictures [S, ..., P]."""
-        return torch.einsum("s...p,smp->s...m", pictures.float(), self.basis).double()
+        return reduced(pictures, self.basis)
 
     def there(self, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's answers and its eps at any lambda [n], linear between two of its own: twice [S, n, m]."""
         inside = lambdas.clamp(float(self.lambdas[0]), float(self.lambdas[-1])).contiguous()
         left = (torch.searchsorted(self.lambdas, inside) - 1).clamp(0, len(self.lambdas) - 2)
-        share = ((inside - self.lambdas[left]) / (self.lambdas[left + 1] - self.lambdas[left]))[:, None]
+        gap = (self.lambdas[left + 1] - self.lambdas[left]).clamp_min(TINY)  # beyond what stands for infinity they may be equal
+        share = ((inside - self.lambdas[left]) / gap)[:, None]
         first, second = (way[:, left] + share * (way[:, left + 1] - way[:, left]) for way in (self.answers, self.eps))
         return first, second
 
 
-def paths(teacher: Teacher, goal: Targets, probes: Sequence[SolverSchedule], workers: int = 1, root: Path = cache.ROOT) -> Paths:
+def paths(
+    teacher: Teacher,
+    goal: Targets,
+    probes: Sequence[SolverSchedule],
+    workers: int = 1,
+    progress: Progress | None = None,
+    root: Path = cache.ROOT,
+) -> Paths:
     """The ways of the targets' seeds, from the cache where they are. The probes' answers widen the basis."""
-    shards = [slice(first, first + SHARD) for first in range(0, len(goal.seeds), SHARD)]
 
     def walked(part: slice) -> dict[str, Tensor]:
         facts = {
@@ -76,36 +86,39 @@ def paths(teacher: Teacher, goal: Targets, probes: Sequence[SolverSchedule], wor
             "span": [teacher.start, teacher.end],
             "knobs": list(teacher.knobs),
             "seeds": list(goal.seeds[part]),
-            "way": [STEPS, DIRECTIONS],
+            "way": [STEPS, DIRECTIONS, SOLVER],
             "probes": [repr(probe) for probe in probes],
         }
         return cache.fetch(root, facts, lambda: walk(teacher, goal, part, probes))
 
+    parts = [slice(first, first + TOGETHER) for first in range(0, len(goal.seeds), TOGETHER)]
     with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(walked, shards))
-    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "lambdas"}
-    return Paths(lambdas=parts[0]["lambdas"], **whole)
+        found = pool.map(walked, parts)
+        if progress:
+            found = progress.track(found, total=len(parts), description="the teacher's way, for the emulator")
+        whole = list(found)
+    joined = {name: torch.cat([part[name] for part in whole]) for name in ("answers", "eps", "basis")}
+    noise, images = (reduced(pictures.flatten(1), joined["basis"]) for pictures in (goal.noise, goal.images))
+    spread = goal.images.flatten(1).double().square().mean(1).sqrt()
+    return Paths(lambdas=whole[0]["lambdas"], **joined, noise=noise, images=images, spread=spread)
 
 
 def walk(teacher: Teacher, goal: Targets, part: slice, probes: Sequence[SolverSchedule]) -> dict[str, Tensor]:
-    """The fields of Paths for some of the seeds: STEPS evaluations each, and those of the probes."""
+    """Of some of the seeds what the network has to be asked for: STEPS evaluations each, and those of the probes."""
     table = reference(teacher, STEPS)
     states, answers = _watched(teacher, goal, part, table)
     short = [_watched(teacher, goal, part, compile(probe))[1] for probe in probes]
-    noise, images = (pictures[part].flatten(1).double() for pictures in (goal.noise, goal.images))
-    basis = torch.stack([_basis(start, torch.cat(seen)) for start, *seen in zip(noise, answers, *short, strict=True)])
+    starts = goal.noise[part].flatten(1).double()
+    basis = torch.stack([_basis(start, torch.cat(seen).double()) for start, *seen in zip(starts, answers, *short, strict=True)]).float()
     alpha, sigma = (torch.tensor([float(getattr(e, name)) for e in table.evals])[:, None] for name in ("alpha", "sigma"))
-    found = Paths(
-        lambdas=levels(teacher.process, torch.tensor(table.asked, dtype=torch.float64)),
-        answers=answers,
-        eps=(states - alpha * answers) / sigma,
-        noise=noise,
-        images=images,
-        basis=basis.float(),
-        spread=images.square().mean(1).sqrt(),
-    )
-    coordinates = {name: found.reduced(getattr(found, name)) for name in ("answers", "eps", "noise", "images")}
-    return {f.name: getattr(found, f.name) for f in fields(found)} | coordinates
+    lambdas = levels(teacher.process, torch.tensor(table.asked, dtype=torch.float64))
+    answers, states = reduced(answers, basis), reduced(states, basis)
+    return {"lambdas": lambdas, "answers": answers, "eps": (states - alpha * answers) / sigma, "basis": basis}
+
+
+def reduced(pictures: Tensor, basis: Tensor) -> Tensor:
+    """The coordinates [S, ..., m] of pictures [S, ..., P], each seed's in its own basis [S, m, P]."""
+    return torch.einsum("s...p,smp->s...m", pictures.float(), basis).double()
 
 
 def _watched(teacher: Teacher, goal: Targets, part: slice, table: Tableau) -> tuple[Tensor, Tensor]:
@@ -114,7 +127,7 @@ def _watched(teacher: Teacher, goal: Targets, part: slice, table: Tableau) -> tu
 
     def watch(row: Row, x: Tensor, answer: Tensor | None) -> None:
         if answer is not None:
-            seen.append((x.flatten(1).double(), answer.flatten(1).double()))
+            seen.append((x.flatten(1), answer.flatten(1)))
 
     knobs: dict[str, Any] = dict(teacher.knobs) | {"cond": None if goal.cond is None else goal.cond[part]}
     with torch.no_grad():

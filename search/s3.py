@@ -67,7 +67,7 @@ class S3Sampler(BaseSampler):
     doubt    the predictor abstains, and the first child is proposed, where at this level it is shown to rank backwards; 0: never
     describe   from parameters to features, numbers that say what they do (search.features): a predictor learns more from those
     shortlist  the children that are described for every proposal: those whose parameters look best
-    foresee    from parameter sets to what each would score on every case [sets, cases], of which the mean counts, the lower the better
+    foresee    from parameter sets to what each would score on every case [sets, cases], of which the mean counts
     rounds     of breeding from what is foreseen, before a generation is proposed; 0: nothing is foreseen
     imagined   children in each of them
     """
@@ -86,12 +86,15 @@ class S3Sampler(BaseSampler):
         rounds: int = 3,
         imagined: int = 256,
     ) -> None:
-        if min(startup, parents, pool, memory, shortlist, imagined) < 1:
-            raise ValueError("startup, parents, pool, memory, shortlist and imagined must be at least 1")
+        counts = {"startup": startup, "parents": parents, "pool": pool, "memory": memory, "shortlist": shortlist, "imagined": imagined}
+        for name, count in {**counts, "rounds": rounds}.items():
+            if not isinstance(count, int) or count < (name != "rounds"):  # pyright: ignore[reportUnnecessaryIsInstance] (a setting)
+                raise ValueError(f"{name} must be a whole number{'' if name == 'rounds' else ' of at least 1'}, not {count!r}")
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._startup, self._parents, self._pool, self._memory, self._doubt = startup, parents, pool, memory, doubt
         self._describe, self._shortlist = describe, shortlist
-        self._foresee, self._rounds, self._imagined = foresee if pool > 1 and rounds else None, rounds, imagined
+        self.imagines = pool > 1 and rounds > 0  # whether it asks whoever can foresee
+        self._foresee, self._rounds, self._imagined = foresee if self.imagines else None, rounds, imagined
         self._random = RandomSampler(seed=self._seed)
         self._learnt: _Learnt | None = None
 
@@ -131,7 +134,8 @@ class S3Sampler(BaseSampler):
         known = [t.params for t in study.get_trials(deepcopy=False)]
         order = np.argsort(weighted, kind="stable")
         chosen = next((k for k in order if candidates[k] not in known), order[0])
-        study._storage.set_trial_system_attr(trial._trial_id, FORESEEN, float(cases[chosen].mean()))
+        if np.isfinite(cases[chosen]).all():
+            study._storage.set_trial_system_attr(trial._trial_id, FORESEEN, float(cases[chosen].mean()))
         return candidates[chosen]
 
     def _chosen(self, children: Points, predictors: _Predictors, encoding: Encoding, deviations: float) -> int:
@@ -155,7 +159,7 @@ class S3Sampler(BaseSampler):
             best = np.argsort(values, kind="stable")[: self._memory]
             parents = _apart(points[best], self._parents)
             if self._foresee and not self._misled(done, sign):
-                imagined = self._imagine(self._foresee, parents, encoding.points(guests), encoding, len(done))
+                imagined = self._imagine(self._foresee, sign, parents, encoding.points(guests), encoding, len(done))
                 self._learnt = _Learnt(len(done), encoding, parents, None, imagined)
             else:
                 self._learnt = _Learnt(len(done), encoding, parents, self._predictors(done, points, values, best))
@@ -168,10 +172,10 @@ class S3Sampler(BaseSampler):
         return len(last) == AHEAD and misleads(np.array(foreseen), np.array(found), self._doubt)
 
     def _imagine(
-        self, foresee: Foresee, parents: Points, guests: Points, encoding: Encoding, trials: int
+        self, foresee: Foresee, sign: float, parents: Points, guests: Points, encoding: Encoding, trials: int
     ) -> tuple[list[dict[str, Any]], Array]:
-        """Rounds of children, each bred from the best so far, and what is foreseen of all of them."""
-        rng = np.random.default_rng([self._seed, trials])
+        """Rounds of children, each bred from the best so far, and what is foreseen of all of them (times sign: the lower the better)."""
+        rng = np.random.default_rng([self._seed, trials, 1])  # another stream than a trial's
         candidates: list[dict[str, Any]] = []
         cases: list[Array] = []
         for _ in range(self._rounds):
@@ -180,7 +184,7 @@ class S3Sampler(BaseSampler):
                 children += self._breed(rng, guests, parents, encoding, max(1, int(GUESTS * self._imagined)))
             made = [encoding.params(numbers, words) for numbers, words in zip(children.numbers, children.words, strict=True)]
             candidates += made
-            cases.append(np.nan_to_num(foresee(made), nan=np.inf, posinf=np.inf))
+            cases.append(np.nan_to_num(sign * foresee(made), nan=np.inf, posinf=np.inf))
             best = np.argsort(np.concatenate(cases).mean(1), kind="stable")[: 4 * self._parents]
             parents = _apart(encoding.points([candidates[k] for k in best]), self._parents)
         return candidates, np.concatenate(cases)

@@ -35,7 +35,7 @@ class Budget(_Settings, frozen=True):
     """How much is spent.
 
     trials      candidates the search may score on `fit`, of all NFE together; each NFE gets the same share, a generation in turn
-    known       tuned known solvers of each NFE, at least; none: as many as it has trials
+    known       tuned known solvers of each NFE, at least, and never fewer than it has trials
     generation  candidates that are proposed and scored together
     blocks      blocks of fit seeds after each of which a candidate clearly worse than the best is stopped; 1: never
     risk        the chance to stop a candidate that is no worse

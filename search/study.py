@@ -54,6 +54,7 @@ def explore(
         best = min((t.value for t in of_nfe(trials, here.nfe) if t.value is not None), default=math.inf)
         campaign.progress.update(task, completed=len(trials), description=f"search at NFE {here.nfe}, best {best:.4f}")
         if len(trials) >= budget.trials:
+            foresight.forget()
             return trials
         first = generation * budget.generation
         before, numbers = trials[:first], range(len(trials), min(first + budget.generation, budget.trials))
@@ -63,7 +64,7 @@ def explore(
         def score(mine: list[int], proposed: dict[int, FrozenTrial] = proposed, best: float = best) -> list[Outcome]:
             against = incumbent(here, of_nfe(before, here.nfe))  # noqa: B023 (called at once)
             found, kept = run(here, race, [proposed[n] for n in mine], against, foresight)  # noqa: B023 (as above)
-            foresight.told({number: held for number, held in zip(mine, kept, strict=True) if held is not None})
+            foresight.told(dict(zip(mine, kept, strict=True)))
             for number, outcome in zip(mine, found, strict=True):
                 best = min(best, math.inf if outcome.value is None else outcome.value)
                 mirror.trial(number, here.nfe, outcome.value, best)  # noqa: B023 (as above)

@@ -26,7 +26,7 @@ def tune_known(campaign: Campaign, board: Board) -> tuple[list[Known], Cost]:
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=tuple[list[Known], Cost])
     settings, nfe = campaign.settings, campaign.nfe
-    count = settings.budget.known or settings.share
+    count = max(settings.budget.known or 0, settings.share)  # never fewer than the search has
     wanted = baselines.candidates(campaign.teacher, nfe, -(-count // 2))
     if not wanted:
         raise CampaignError(f"No known solver can spend exactly {nfe} evaluations.")

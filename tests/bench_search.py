@@ -26,7 +26,7 @@ from search.proposals import Proposals
 from search.race import Race
 from search.settings import settings
 from search.study import finish
-from search.study import run as scored
+from search.study import run as score
 from search.tune import tune_known
 from solvers import compile
 from solvers.atomic import write_atomically
@@ -70,9 +70,9 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
         race = Race(ours.on("fit"), ours.objective, blocks=1)
         while len(trials) < TRIALS:
             proposed = proposals.generation(len(trials) // asked.budget.generation, trials)
-            outcomes, kept = scored(ours, race, proposed, None, foresight)
+            outcomes, kept = score(ours, race, proposed, None, foresight)
             numbers = range(len(trials), len(trials) + len(proposed))
-            foresight.told({number: held for number, held in zip(numbers, kept, strict=True) if held is not None})
+            foresight.told(dict(zip(numbers, kept, strict=True)))
             for number, trial, outcome in zip(numbers, proposed, outcomes, strict=True):
                 made = finish(trial, outcome)
                 made.number = number
@@ -99,7 +99,7 @@ def table() -> str:
             if not curves:
                 continue
             ends = [statistics.median(curve[-1][block] for curve in curves) for block in ("fit", "test")]
-            needed = [next((p["logical"] for p in curve if p["fit"] <= goal), None) for curve in curves]
+            needed = [next((p["logical"] for p in curve if "test" in p and p["fit"] <= goal), None) for curve in curves]
             reached = sorted(n / whole for n in needed if n is not None)
             share = f"{statistics.median(reached):.2f} of TPE's budget, {len(reached)} of {len(curves)}" if reached else "none did"
             lines.append(f"| {model}, {nfe} | {name} | {len(curves)} | {ends[0]:.4f} | {ends[1]:.4f} | {share} |")

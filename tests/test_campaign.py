@@ -149,7 +149,7 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
         ({"objective": "fid"}, CampaignError, "no objective 'fid'"),
         ({"sampler": {"name": "luck"}}, CampaignError, "no sampler 'luck'"),
         ({"sampler": {"name": "s3", "options": {"describe": 1}}}, CampaignError, "does not take the options describe"),
-        ({"sampler": {"name": "s3", "options": {"shortlist": 0}}}, CampaignError, "imagined must be at least 1"),
+        ({"sampler": {"name": "s3", "options": {"shortlist": 0}}}, CampaignError, "a whole number of at least 1, not 0"),
         ({"space": {"colour": ["red"]}}, CampaignError, "colour"),
         ({"space": {"order": []}}, ScheduleError, "leaves no order"),
         ({"space": {"relax": ["a", "b"]}}, ScheduleError, "range of relax"),

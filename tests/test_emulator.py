@@ -16,7 +16,7 @@ from search.answers import Answers
 from search.campaign import campaign
 from search.emulator import Emulator, deviations, form
 from search.evaluate import Evaluator
-from search.foresight import Foresight
+from search.foresight import Foresight, overhead
 from search.objective import objective, squared
 from search.paths import paths
 from search.race import Race
@@ -39,7 +39,7 @@ def answered(evaluator, tables, ways):
     moved = []
     for k, table in enumerate(tables):
         answers = ways.reduced(torch.stack([a.flatten(1) for a in found[k].answers], 1))
-        moved.append(deviations(form([table], evaluator.teacher.process), answers, ways))
+        moved.append(deviations(form([table], evaluator.teacher.process, {}), answers, ways))
     return errors, torch.stack(moved)
 
 
@@ -60,7 +60,7 @@ def scene(request, tmp_path_factory):
 
 def test_what_the_emulator_has_seen_it_repeats(scene):
     evaluator, _, ways, tables, errors, moved = scene
-    seen = form(tables[:30], evaluator.teacher.process)
+    seen = form(tables[:30], evaluator.teacher.process, {})
     found = Emulator(ways, seen, moved[:30]).errors(seen)
     assert (found.mean(1).sqrt() / errors[:30].mean(1).sqrt() - 1).abs().median() < 0.1
 
@@ -68,26 +68,29 @@ def test_what_the_emulator_has_seen_it_repeats(scene):
 def test_it_ranks_what_it_has_not_seen(scene):
     evaluator, _, ways, tables, errors, moved = scene
     process, true = evaluator.teacher.process, errors[30:].mean(1)
-    found = Emulator(ways, form(tables[:30], process), moved[:30]).errors(form(tables[30:], process)).mean(1)
+    found = Emulator(ways, form(tables[:30], process, {}), moved[:30]).errors(form(tables[30:], process, {})).mean(1)
     assert kendalltau(found, true).statistic > 0.6
 
 
 def test_more_seen_is_better_foreseen(scene):
     evaluator, _, ways, tables, errors, moved = scene
     process, true = evaluator.teacher.process, errors[50:].mean(1).log()
-    unseen = form(tables[50:], process)
-    misses = [(Emulator(ways, form(tables[:n], process), moved[:n]).errors(unseen).mean(1).log() - true).abs().median() for n in (2, 50)]
+    unseen = form(tables[50:], process, {})
+    misses = []
+    for n in (2, 50):
+        found = Emulator(ways, form(tables[:n], process, {}), moved[:n]).errors(unseen)
+        misses.append((found.mean(1).log() - true).abs().median())
     assert misses[1] < 0.7 * misses[0]
 
 
 def test_a_seed_that_a_trial_did_not_get_learns_nothing_from_it_and_the_others_all(scene):
     evaluator, _, ways, tables, _, moved = scene
     process = evaluator.teacher.process
-    unseen, some = form(tables[20:30], process), moved[:9].clone()
+    unseen, some = form(tables[20:30], process, {}), moved[:9].clone()
     some[8, 3:] = math.nan
-    found = Emulator(ways, form(tables[:9], process), some).errors(unseen)
-    whole = Emulator(ways, form(tables[:9], process), moved[:9]).errors(unseen)
-    without = Emulator(ways, form(tables[:8], process), moved[:8]).errors(unseen)
+    found = Emulator(ways, form(tables[:9], process, {}), some).errors(unseen)
+    whole = Emulator(ways, form(tables[:9], process, {}), moved[:9]).errors(unseen)
+    without = Emulator(ways, form(tables[:8], process, {}), moved[:8]).errors(unseen)
     torch.testing.assert_close(found[:, :3], whole[:, :3], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(found[:, 3:], without[:, 3:], rtol=1e-2, atol=1e-5)
 
@@ -120,8 +123,8 @@ def test_a_fine_sampler_stays_on_the_teachers_way(scene):
     evaluator, _, ways, tables, errors, moved = scene
     process = evaluator.teacher.process
     grid = named_grid("karras", process, 48, evaluator.teacher.start, evaluator.teacher.end)
-    fine = form([compile(preset("dpmpp-3m", grid, process))], process)
-    found = Emulator(ways, form(tables[:5], process), moved[:5]).errors(fine)
+    fine = form([compile(preset("dpmpp-3m", grid, process))], process, {})
+    found = Emulator(ways, form(tables[:5], process, {}), moved[:5]).errors(fine)
     assert float(found.mean().sqrt()) < 0.2 * float(errors.mean().sqrt())
 
 
@@ -146,13 +149,13 @@ def told(tmp_path, **changes):
     return ours, Foresight(ours, {4: known}, Answers("one"))
 
 
-def test_a_campaign_foresees_what_its_trials_let_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("aim", ["rmse", "seed-rmse"])
+def test_a_campaign_foresees_what_its_trials_let_it(tmp_path, monkeypatch, aim):
     monkeypatch.chdir(tmp_path)
-    ours, foresight = told(tmp_path)
+    ours, foresight = told(tmp_path, objective=aim)
     points = random_points(ours.space, 40)
     assert foresight.on(4, []) is None
-    keep = foresight.keep(4)
-    raced = Race(ours.on("fit"), ours.objective, 1).run([compile(ours.space.decode(p)) for p in points], None, keep)
+    raced = Race(ours.on("fit"), ours.objective, 1).run([compile(ours.space.decode(p)) for p in points], None, foresight.keep(4))
     trials = []
     for number, (params, found) in enumerate(zip(points[:30], raced, strict=False)):
         trial = create_trial(params=params, distributions=ours.space.distributions(), value=found.value, user_attrs={"nfe": 4})
@@ -164,8 +167,30 @@ def test_a_campaign_foresees_what_its_trials_let_it(tmp_path, monkeypatch):
     cases = foresee(points[30:])
     assert cases.shape == (10, 8)
     assert kendalltau(cases.mean(1), [r.value for r in raced[30:]]).statistic > 0.4
-    again = Foresight(ours, {4: told(tmp_path)[1]._known[4]}, foresight._answers).on(4, trials)
+    usual = [k for k in range(30) if raced[k].value < 0.3]
+    values = foresee([points[k] for k in usual]).mean(1) ** (0.5 if aim == "rmse" else 1.0)
+    assert values == pytest.approx([raced[k].value for k in usual], rel=0.1)  # in the objective's units
+    again = Foresight(ours, foresight._known, foresight._answers).on(4, trials)
     assert np.array_equal(again(points[30:]), cases)
+    foresight.forget()
+    assert foresight.on(4, trials) is None
+
+
+def test_no_more_seeds_are_walked_kept_and_charged_than_are_emulated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("search.foresight.SEEDS", 5)
+    ours, foresight = told(tmp_path)
+    tables = [compile(ours.space.decode(params)) for params in random_points(ours.space, 3)]
+    raced = Race(ours.on("fit"), ours.objective, 2).run(tables, None, foresight.keep(4))
+    assert len(foresight.paths(4).noise) == 5
+    for found in raced:
+        assert found.kept[:5].isfinite().all()
+        assert found.kept[5:].isnan().all()
+    foresight.told({k: found.kept for k, found in enumerate(raced)})
+    assert all(held.shape[0] == 5 for held in foresight._answers.of(range(3)).values())
+    assert overhead(ours, foresight._known).logical == 5 * (32 + 8 * 4)
+    monkeypatch.setattr("search.foresight.LARGEST", 10)
+    assert overhead(ours, foresight._known).logical == 0
 
 
 @pytest.mark.parametrize(
@@ -175,7 +200,7 @@ def test_a_campaign_foresees_what_its_trials_let_it(tmp_path, monkeypatch):
         {"sampler": {"name": "tpe"}},
         {"sampler": {"name": "s3", "options": {"rounds": 0}}},
         {"sampler": {"name": "s3", "options": {"pool": 1}}},
-        {"space": {"eta": [0.0, 1.0], "space": ["x0"]}, "objective": "mmd-pixels", "compare": []},
+        {"objective": "mmd-pixels", "compare": []},
     ],
 )
 def test_where_nothing_can_be_emulated_or_nobody_asks_nothing_is_kept(tmp_path, changes):
@@ -191,7 +216,8 @@ def test_schedules_with_knobs_are_told_apart(scene):
     for scale in (1.0, 2.0):
         steps = tuple(msgspec.structs.replace(step, knobs={"guidance": scale}) for step in schedule.steps)
         told.append(SolverSchedule(schedule.process, schedule.start, steps))
-    one, other = (form([compile(s)], evaluator.teacher.process) for s in told)
+    one, other = (form([compile(s)], evaluator.teacher.process, {"guidance": 1.0}) for s in told)
     assert one.apart.shape == (1, 5, 2)
-    assert not torch.equal(one.apart, other.apart)
+    assert torch.equal(one.apart[..., 1], torch.zeros(1, 5, dtype=torch.float64))  # as the teacher is asked
+    assert bool((other.apart[..., 1] > 0).all())
     assert torch.equal(one.B, other.B)

@@ -230,10 +230,34 @@ def test_what_was_foreseen_of_a_trial_is_written_down_and_no_trial_is_proposed_t
 
 
 def test_proposals_of_one_generation_weigh_the_cases_differently():
-    rng = np.random.default_rng(0)
-    study = foreseeing(2, lambda many: np.array([[rng.random() for _ in range(3)] for _ in many]), 16)
-    asked = [study.ask(SPACE).params for _ in range(8)]
-    assert len({tuple(sorted(p.items(), key=str)) for p in asked}) == 8
+    """Two cases that want opposite ends: the mean wants the middle, and so would all proposals that weigh both alike."""
+    space = {"u1": FloatDistribution(0.0, 1.0)}
+
+    def opposed(many):
+        return np.array([[p["u1"] ** 2, (1 - p["u1"]) ** 2] for p in many])
+
+    study = optuna.create_study(sampler=S3Sampler(seed=2, foresee=opposed))
+    study.tell(study.ask(space), 0.5)
+    asked = [study.ask(space).params["u1"] for _ in range(24)]
+    assert min(asked) < 0.3
+    assert max(asked) > 0.7
+
+
+def test_what_is_foreseen_of_a_score_is_maximised_where_the_study_is():
+    def best(**told):
+        study = optuna.create_study(sampler=S3Sampler(seed=1, **told), direction="maximize")
+        for _ in range(24):
+            trial = study.ask(SPACE)
+            study.tell(trial, -bowl(trial.params))
+        return study.best_value
+
+    assert best(foresee=lambda many: -np.array([cases(p) for p in many])) > best()
+
+
+@pytest.mark.parametrize("options", [{"pool": "8"}, {"rounds": -1}, {"rounds": 1.5}, {"imagined": 0}])
+def test_options_that_are_no_whole_numbers_are_refused(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be a whole number"):
+        S3Sampler(**options)
 
 
 def test_who_foresees_backwards_is_not_asked_any_more():

@@ -24,6 +24,7 @@ from search.answers import Answers
 from search.board import Board
 from search.errors import CampaignError
 from search.run import run
+from search.s3 import FORESEEN
 from search.settings import settings
 from solvers import load
 
@@ -50,8 +51,8 @@ run(settings(json.loads(sys.argv[1])), Progress(disable=True))
 """
 
 
-def worker(nfe, directory, url):
-    words = json.dumps(SHARED | {"nfe": nfe, "directory": str(directory), "storage": url})
+def worker(nfe, directory, url, **changes):
+    words = json.dumps(SHARED | {"nfe": nfe, "directory": str(directory), "storage": url} | changes)
     return subprocess.Popen([sys.executable, "-W", "error", "-c", WORKER, words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -157,6 +158,26 @@ def test_two_workers_on_sqlite_one_killed_in_the_middle_make_the_trials_of_one(t
     number, victim = killed_in_the_middle(engine, workers, 9)
     victim.wait()  # gone, as its machine knows: its candidates need not wait for the grace to pass
     check(engine, url, workers, victim, number, 4, directory)
+    engine.dispose()
+
+
+def test_two_workers_foresee_from_each_others_answers_and_one_alone_from_those_of_the_dead(tmp_path):
+    directory, url = tmp_path / "shared", f"sqlite:///{tmp_path / 'base.sqlite'}"
+    workers = [worker(4, directory, url, sampler={"name": "s3"}) for _ in range(2)]
+    engine = sqlalchemy.create_engine(url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true")
+    _, victim = killed_in_the_middle(engine, workers, 17)
+    with engine.connect() as base:
+        told = [n for n, _, told in rows(engine) if told]
+        kept = base.execute(sqlalchemy.text("select number from fewstep_answers where campaign = 'shared'")).scalars().all()
+    assert set(told) <= set(kept)  # whoever is told of a trial finds its answers
+    for process in workers:
+        _, complaint = process.communicate(timeout=240)
+        assert process.returncode == (-signal.SIGKILL if process is victim else 0), complaint
+    with storage.opened(url) as base:
+        found = storage.finished(storage.open_study(base, "shared"))
+        assert Answers("shared", base.engine).of(range(40)) == {}  # forgotten in the end
+    assert [t.number for t in found] == list(range(40))
+    assert all(FORESEEN in t.system_attrs for t in found[16:])
     engine.dispose()
 
 
