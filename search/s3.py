@@ -60,7 +60,7 @@ class S3Sampler(BaseSampler):
     """Predictor-guided evolution. One objective, minimised or maximised.
 
     seed     proposals depend on it, the trial's number and the finished trials alone
-    startup  random trials before there is anything to breed from, unless something is foreseen
+    startup  random trials before there is anything to breed from; who foresees learns much from them too
     parents  the best so many trials breed
     pool     children bred for every proposal; 1 is evolution without a predictor
     memory   the best so many trials are what the predictor is told
@@ -108,7 +108,7 @@ class S3Sampler(BaseSampler):
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         done = [t for t in done if all(name in t.params for name in search_space)]
-        if not search_space or len(done) < (1 if self._foresee else self._startup):
+        if not search_space or len(done) < self._startup:
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
         learnt = self._learn(done, sign, Encoding(search_space), study.user_attrs.get("guests", ()))

@@ -99,7 +99,7 @@ def table() -> str:
             if not curves:
                 continue
             ends = [statistics.median(curve[-1][block] for curve in curves) for block in ("fit", "test")]
-            needed = [next((p["logical"] for p in curve if "test" in p and p["fit"] <= goal), None) for curve in curves]
+            needed = [next((p["logical"] for p in curve if p["fit"] <= goal), None) for curve in curves]
             reached = sorted(n / whole for n in needed if n is not None)
             share = f"{statistics.median(reached):.2f} of TPE's budget, {len(reached)} of {len(curves)}" if reached else "none did"
             lines.append(f"| {model}, {nfe} | {name} | {len(curves)} | {ends[0]:.4f} | {ends[1]:.4f} | {share} |")
