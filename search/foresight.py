@@ -49,6 +49,13 @@ def _probes(nfe: int, known: Sequence[Known]) -> list[Known]:
     return [item for item in baselines.best_per_kind(known) if item.nfe == nfe][:PROBES]
 
 
+def telling(trials: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
+    """The trials to learn from: the best half of so many, and the newest of the others, which say where the emulator was wrong."""
+    ranked = sorted(trials, key=lambda trial: trial.value or 0.0)
+    best, others = ranked[: -(-count // 2)], ranked[-(-count // 2) :]
+    return best + sorted(others, key=lambda trial: -trial.number)[: count // 2]
+
+
 class Foresight:
     """What the candidates of a campaign would score, by an emulator that has seen its trials; nothing where that is not possible.
 
@@ -89,7 +96,7 @@ class Foresight:
         """What the finished trials of one NFE let foresee: the objective on every seed. None before there are any."""
         if not self._possible:
             return None
-        finished = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: POINTS // nfe]
+        finished = telling([t for t in trials if t.value is not None], POINTS // nfe)
         answers = self._answers.of(t.number for t in finished)
         seen = [t for t in finished if t.number in answers]
         if not seen:

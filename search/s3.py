@@ -167,7 +167,7 @@ class S3Sampler(BaseSampler):
 
     def _misled(self, done: list[FrozenTrial], sign: float) -> bool:
         """Whether what was foreseen of the last trials is shown to order them backwards."""
-        last = [t for t in done if FORESEEN in t.system_attrs][-AHEAD:]
+        last = [t for t in done[-AHEAD:] if FORESEEN in t.system_attrs]  # fewer where it was not asked lately: then it is asked again
         foreseen, found = ([t.system_attrs[FORESEEN] for t in last], [sign * (t.value or 0.0) for t in last])
         return len(last) == AHEAD and misleads(np.array(foreseen), np.array(found), self._doubt)
 

@@ -16,7 +16,7 @@ from search.answers import Answers
 from search.campaign import campaign
 from search.emulator import Emulator, deviations, form
 from search.evaluate import Evaluator
-from search.foresight import Foresight, overhead
+from search.foresight import Foresight, overhead, telling
 from search.objective import objective, squared
 from search.paths import paths
 from search.race import Race
@@ -174,6 +174,16 @@ def test_a_campaign_foresees_what_its_trials_let_it(tmp_path, monkeypatch, aim):
     assert np.array_equal(again(points[30:]), cases)
     foresight.forget()
     assert foresight.on(4, trials) is None
+
+
+def test_the_emulator_learns_from_the_best_trials_and_from_the_newest_of_the_others():
+    trials = [create_trial(value=value) for value in (5.0, 1.0, 9.0, 2.0, 8.0, 7.0)]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    assert {t.number for t in telling(trials, 4)} == {1, 3, 5, 4}
+    assert {t.number for t in telling(trials, 3)} == {1, 3, 5}
+    assert {t.number for t in telling(trials, 50)} == set(range(6))
+    assert telling([], 4) == []
 
 
 def test_no_more_seeds_are_walked_kept_and_charged_than_are_emulated(tmp_path, monkeypatch):
