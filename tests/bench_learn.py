@@ -5,12 +5,12 @@ so that a run which was stopped goes on with the next. Each runs in a process of
 
     known          the best of about 200 tuned known solvers, on `select`; what follows starts from the best that it can move
     compensation   DC-Solver's ratios       times+labels   the parameters of LD3       weights   those of S4S, as theory + delta
-    parallel       the parameters of EPD and AMED
     rows           the class of GS and BNS       rows by adam   the same, as they are trained
     starts         rows, from the three best starts of `python train.py model=... nfe=...`
     searched       `python search.py`            searched+learned   and then `learner=rows`
 
-Fitted here by least squares, not by the papers' own optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
+Level `parallel` has no cell: no known solver has parallel steps to start from. Fitted here by least squares, not by the papers' own
+optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
 """
 
 import resource
@@ -38,7 +38,7 @@ from solvers.atomic import write_atomically
 from teacher.trajectories import Targets, targets
 
 CELLS = Path(__file__).parents[1] / "docs" / "learning"
-WHAT = ("known", "compensation", "parallel", "times+labels", "weights", "rows", "rows by adam", "starts", "searched", "searched+learned")
+WHAT = ("known", "compensation", "times+labels", "weights", "rows", "rows by adam", "starts", "searched", "searched+learned")
 LEARNERS = {"starts": Learner(), "rows by adam": Learner(optimiser="adam", iterations=150, patience=30, shrink=(1e-4,))}
 QUESTIONS = [(model, nfe, 64) for nfe in (5, 4, 6, 8, 10, 3, 7, 9) for model in ("galaxies", "digits")]
 OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 256, 1024)]  # rows alone, beside those of 64
