@@ -20,6 +20,7 @@ from rich.progress import Progress
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.objective import Objective, looks, objective
+from search.samplers import sampler
 from search.settings import Seeds, Settings
 from search.space import Space
 from search.warm import Warm, starts
@@ -109,6 +110,7 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     for name in (*settings.perceptual, *settings.compare):
         if len(teacher.shape) == 3 or not looks(name):
             objective(name)  # missing LPIPS weights are found now, not after the search
+    sampler(settings.sampler.name, settings.seed, 0, **settings.sampler.options)  # as are its options
     aim, some, home = objective(settings.objective), spaces[settings.nfe[0]], directory_of(settings)
     if looks(settings.objective) and len(teacher.shape) != 3:
         raise CampaignError(f"{teacher.name} makes no pictures, so {settings.objective!r} cannot judge them.")

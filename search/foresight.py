@@ -32,7 +32,7 @@ PROBES = 8  # known solvers whose answers widen the coordinates
 def possible(campaign: Campaign) -> bool:
     """Whether an emulator can judge the candidates, and S3 asks for one: by squared errors, of not too many pixels."""
     settings = campaign.settings
-    asked = sampler(settings.sampler.name, settings.seed, 0, None, **settings.sampler.options)
+    asked = sampler(settings.sampler.name, settings.seed, 0, **settings.sampler.options)
     numbers = len(campaign.budgets) * min(SEEDS, settings.seeds.fit) * DIRECTIONS * math.prod(campaign.teacher.shape)
     return isinstance(asked, S3Sampler) and asked.imagines and campaign.objective.measure is squared and numbers <= LARGEST
 
