@@ -5,10 +5,11 @@ scored the same trial the first is kept. Once the campaign is complete they are 
 """
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import safetensors.torch
-from sqlalchemy import Engine, bindparam, text
+from sqlalchemy import Engine, TextClause, bindparam, text
 from torch import Tensor
 
 from search.storage import patiently
@@ -20,8 +21,6 @@ KEEP = text(
 READ = text("select number, answers from fewstep_answers where campaign = :campaign and number in :numbers").bindparams(
     bindparam("numbers", expanding=True)
 )
-
-
 FORGET = text("delete from fewstep_answers where campaign = :campaign")
 
 
@@ -29,49 +28,38 @@ class Answers:
     """Tensors by number of trial. engine: where they are shared."""
 
     def __init__(self, campaign: str, engine: Engine | None = None) -> None:
-        self._campaign, self._engine = campaign, engine
+        self._campaign, self._engine = {"campaign": campaign}, engine
         self._here: dict[int, Tensor] = {}
 
     def keep(self, made: Mapping[int, Tensor]) -> None:
         """Keep those of some trials."""
         if self._engine is None:
             self._here |= made
-            return
-        rows = [{"campaign": self._campaign, "number": n, "answers": _written(tensor)} for n, tensor in sorted(made.items())]
-        engine = self._engine
-
-        def once() -> None:
-            with engine.begin() as base:
-                base.execute(KEEP, rows)
-
-        if rows:
-            patiently(once)
+        elif made:
+            rows = [self._campaign | {"number": n, "answers": _written(tensor)} for n, tensor in sorted(made.items())]
+            patiently(lambda engine=self._engine: _asked(engine, KEEP, rows))
 
     def of(self, numbers: Iterable[int]) -> dict[int, Tensor]:
         """Those of some trials, as far as they were kept."""
         wanted = list(numbers)
         missing = [n for n in wanted if n not in self._here]
         if missing and self._engine is not None:
-            engine = self._engine
-
-            def once() -> dict[int, Tensor]:
-                with engine.begin() as base:
-                    return {n: _read(found) for n, found in base.execute(READ, {"campaign": self._campaign, "numbers": missing})}
-
-            self._here |= patiently(once)
+            found = patiently(lambda engine=self._engine: _asked(engine, READ, self._campaign | {"numbers": missing}))
+            self._here |= {n: _read(answers) for n, answers in found}
         return {n: self._here[n] for n in wanted if n in self._here}
 
     def forget(self) -> None:
         """All of the campaign."""
         self._here.clear()
         if self._engine is not None:
-            engine = self._engine
+            patiently(lambda engine=self._engine: _asked(engine, FORGET, self._campaign))
 
-            def once() -> None:
-                with engine.begin() as base:
-                    base.execute(FORGET, {"campaign": self._campaign})
 
-            patiently(once)
+def _asked(engine: Engine, statement: TextClause, values: Any) -> Sequence[Any]:
+    """The rows that a statement returns, in a transaction of its own."""
+    with engine.begin() as base:
+        result = base.execute(statement, values)
+        return result.all() if result.returns_rows else ()
 
 
 def _written(tensor: Tensor) -> str:

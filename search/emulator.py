@@ -58,8 +58,7 @@ def form(tables: Sequence[Tableau], process: Process, given: Mapping[str, float]
 
     told, lambdas = levels(process, each("label")), levels(process, torch.tensor([t.asked for t in tables], dtype=torch.float64))
     knobs = [[[value - given.get(name, 0.0) for name, value in sorted(e.knobs.items())] for e in table.evals] for table in tables]
-    offsets = (told - lambdas).nan_to_num()[..., None]  # nan: a label past the noise
-    apart = torch.cat([offsets, torch.tensor(knobs, dtype=torch.float64)], -1) / OFFSET
+    apart = torch.cat([(told - lambdas)[..., None], torch.tensor(knobs, dtype=torch.float64)], -1) / OFFSET
     return Form(torch.stack([d.a for d in dense]), torch.stack([d.B for d in dense]), lambdas, each("alpha"), each("sigma"), apart)
 
 

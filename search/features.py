@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from search.gaps import LIMIT, levels
+from search.gaps import levels
 from search.s3 import Describe
 from search.space import Space
 from solvers import Process, Tableau, compile
@@ -25,7 +25,7 @@ def features(table: Tableau, process: Process) -> tuple[float, ...]:
     dense, nfe = table.dense().at(table.visible), table.nfe
     told = torch.tensor([float(e.label) for e in table.evals], dtype=torch.float64)
     asked = torch.tensor(table.asked, dtype=torch.float64)
-    states, labels = (levels(process, t).nan_to_num(-LIMIT) for t in (asked, told))  # nan: a label past the noise
+    states, labels = levels(process, asked), levels(process, told)
     rows, columns = torch.tril_indices(nfe + 1, nfe, -1)
     noise = torch.stack([dense.a * float(table.initial_sigma), dense.G.square().sum(1).sqrt()]).flatten()
     form = torch.cat([dense.B[rows, columns], noise]).clamp(-CUT, CUT)

@@ -23,8 +23,8 @@ LIMIT = 8.0
 
 
 def levels(process: Process, times: Tensor) -> Tensor:
-    """Lambda of each, finite."""
-    return process.lambda_of(times).clamp(-LIMIT, LIMIT)
+    """Lambda of each, finite; a time past the noise has none, and stands for the noise."""
+    return process.lambda_of(times).clamp(-LIMIT, LIMIT).nan_to_num(-LIMIT)
 
 
 @dataclass(frozen=True)

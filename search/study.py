@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from torch import Tensor
 
 from search import storage, tracker
 from search.answers import Answers
@@ -63,8 +62,7 @@ def explore(
 
         def score(mine: list[int], proposed: dict[int, FrozenTrial] = proposed, best: float = best) -> list[Outcome]:
             against = incumbent(here, of_nfe(before, here.nfe))  # noqa: B023 (called at once)
-            found, kept = run(here, race, [proposed[n] for n in mine], against, foresight)  # noqa: B023 (as above)
-            foresight.told(dict(zip(mine, kept, strict=True)))
+            found = run(here, race, {n: proposed[n] for n in mine}, against, foresight)  # noqa: B023 (as above)
             for number, outcome in zip(mine, found, strict=True):
                 best = min(best, math.inf if outcome.value is None else outcome.value)
                 mirror.trial(number, here.nfe, outcome.value, best)  # noqa: B023 (as above)
@@ -75,15 +73,14 @@ def explore(
         trials = storage.finished(study)
 
 
-def run(
-    campaign: Campaign, race: Race, trials: Sequence[FrozenTrial], against: Tableau | None, foresight: Foresight
-) -> tuple[list[Outcome], list[Tensor | None]]:
-    """Score trials, and what was kept of each. What the network did for all of them is written to the first."""
+def run(campaign: Campaign, race: Race, trials: Mapping[int, FrozenTrial], against: Tableau | None, foresight: Foresight) -> list[Outcome]:
+    """Score trials by number, and let `foresight` keep what they were answered. What the network did for all is written to the first."""
     before = race.cost
-    raced = race.run([compile(campaign.space.decode(trial.params)) for trial in trials], against, foresight.keep(campaign.nfe))
+    tables = [compile(campaign.space.decode(trial.params)) for trial in trials.values()]
+    raced = race.run(tables, against, foresight.keep(campaign.nfe))
+    foresight.told(dict(zip(trials, (r.kept for r in raced), strict=True)))
     spent = [race.cost.physical - before.physical] + [0] * len(trials)
-    found = [Outcome(r.value if math.isfinite(r.value) else None, r.seeds, n) for r, n in zip(raced, spent, strict=False)]
-    return found, [r.kept for r in raced]
+    return [Outcome(r.value if math.isfinite(r.value) else None, r.seeds, n) for r, n in zip(raced, spent, strict=False)]
 
 
 def finish(trial: FrozenTrial, outcome: Outcome) -> FrozenTrial:

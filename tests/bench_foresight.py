@@ -48,11 +48,9 @@ def main(directory: Path) -> None:
             trials = storage.finished(storage.open_study(base, directory.name))[:MOST]
         foresight, race = Foresight(ours, {ours.nfe: known}, Answers("here")), Race(ours.on("fit"), ours.objective, 1)
         for first in progress.track(range(0, len(trials), 8), description="trials"):
-            part = trials[first : first + 8]
-            outcomes, kept = score(ours, race, part, None, foresight)
-            for trial, outcome in zip(part, outcomes, strict=True):
-                finish(trial, outcome)
-            foresight.told(dict(zip((trial.number for trial in part), kept, strict=True)))
+            part = {trial.number: trial for trial in trials[first : first + 8]}
+            for number, outcome in zip(part, score(ours, race, part, None, foresight), strict=True):
+                finish(part[number], outcome)
         done = [trial for trial in trials if trial.value is not None]
         others = {r.seen: r.taus for r in ranked(done, ours.space.distributions(), describer(ours.space))}
         taus, misses = [], []

@@ -70,11 +70,9 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
         race = Race(ours.on("fit"), ours.objective, blocks=1)
         while len(trials) < TRIALS:
             proposed = proposals.generation(len(trials) // asked.budget.generation, trials)
-            outcomes, kept = score(ours, race, proposed, None, foresight)
-            numbers = range(len(trials), len(trials) + len(proposed))
-            foresight.told(dict(zip(numbers, kept, strict=True)))
-            for number, trial, outcome in zip(numbers, proposed, outcomes, strict=True):
-                made = finish(trial, outcome)
+            numbered = dict(enumerate(proposed, len(trials)))
+            for number, outcome in zip(numbered, score(ours, race, numbered, None, foresight), strict=True):
+                made = finish(numbered[number], outcome)
                 made.number = number
                 trials.append(made)
             progress.update(task, completed=len(trials))

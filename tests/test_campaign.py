@@ -38,6 +38,8 @@ SMALL = {
     "perceptual": [],
 }
 
+TINY = ["model=gaussian", "nfe=3", "budget.trials=8", "budget.known=8", "budget.finalists=2", "seeds={fit: 8, select: 8, test: 16}"]
+
 
 def small(directory, **changes):
     return run(settings(SMALL | {"directory": str(directory)} | changes), Progress(disable=True))
@@ -197,15 +199,7 @@ def test_a_wandb_that_cannot_start_does_not_stop_a_campaign(tmp_path, monkeypatc
 
 def test_wandb_offline_holds_the_run_and_the_schedule(tmp_path):
     env = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    words = [
-        "search.py",
-        "model=gaussian",
-        "nfe=3",
-        "budget.trials=8",
-        "budget.known=8",
-        "budget.finalists=2",
-        "seeds={fit: 8, select: 8, test: 16}",
-    ]
+    words = ["search.py", *TINY]
     done = subprocess.run(
         [sys.executable, *words, f"directory={tmp_path / 'c'}"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
     )

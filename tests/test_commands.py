@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_campaign import TINY
 
 from solvers import FittedFor, compile, load, named_grid, preset, process, sample, save
 from solvers.registry import DISTINCT
@@ -126,16 +127,7 @@ def test_train_starts_from_several_files_or_from_known_solvers_and_shows_them_al
 
 
 def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_another_model(tmp_path):
-    words = [
-        "model=gaussian",
-        "nfe=3",
-        "budget.trials=8",
-        "budget.known=8",
-        "budget.finalists=2",
-        "seeds={fit: 8, select: 8, test: 16}",
-        "tracker=none",
-    ]
-    assert run("search.py", *words, f"directory={tmp_path / 'c'}").returncode == 0
+    assert run("search.py", *TINY, "tracker=none", f"directory={tmp_path / 'c'}").returncode == 0
     schedule = tmp_path / "c" / "c.schedule.json"
     lesson = [f"schedule={schedule}", "seeds={fit: 8, select: 8, test: 16}", "learner.iterations=2"]
     done = run("train.py", *lesson)
