@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from search.fit import Entry
+from search.learner import Stage
 from search.result import WARM, Front, Result, Scored
 from search.style import FOUND, GREY, KNOWN, figure_of, finished, log_axes, styled
 
@@ -107,7 +108,7 @@ def progress(result: Result) -> Figure:
 
 
 @styled
-def learning(curve: Sequence[Entry], stages: Sequence[tuple[str, float]], objective: str) -> Figure:
+def learning(curve: Sequence[Entry], stages: Sequence[Stage], objective: str) -> Figure:
     """The loss on the seeds that are fitted and on those that choose, after every iteration; a line where a stage begins."""
     figure = figure_of(9, 4.5)
     axes = log_axes(figure, "iteration", objective)
@@ -118,7 +119,8 @@ def learning(curve: Sequence[Entry], stages: Sequence[tuple[str, float]], object
     for k, entry in enumerate(curve):
         if k == 1 or (k > 1 and entry.stage != curve[k - 1].stage):
             axes.axvline(k - 0.5, color=GREY, lw=0.8, ls=":")
-            words = f"{stages[entry.stage][0]}, {stages[entry.stage][1]:g}"
+            stage = stages[entry.stage]
+            words = f"{stage.level}, {stage.shrink:g}, {stage.optimiser}"
             axes.text(k - 0.4, 0.99, words, transform=axes.get_xaxis_transform(), rotation=90, va="top", size=8, color=GREY)
     axes.legend(loc="lower left")
     return figure

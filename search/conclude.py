@@ -16,9 +16,9 @@ from search.agreement import agreement
 from search.campaign import Campaign, card_of, cores, question
 from search.errors import CampaignError
 from search.features import describer
-from search.fit import Fit, Learner
-from search.follow import followed, state_of, told
+from search.follow import fits_from, followed, state_of, told
 from search.foresight import overhead
+from search.learner import Learner
 from search.objective import Objective, objective, root_trimmed, share_of_worst
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored, count_read
@@ -55,7 +55,8 @@ def conclude(
     ours = searched
     if settings.learner and any(map(settings.learner.suits, finalists)):
         entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order if settings.learner.suits(finalists[k])]
-        polished = learned(campaign, settings.learner, [*entrants[:POLISHED], *of_known(campaign, known, settings.learner)[:1]])
+        others = of_known(campaign, known, settings.learner)
+        polished = learned(campaign, settings.learner, [*entrants[:POLISHED], *others[:1]], others[1:])
         (after,) = campaign.scores([polished.table], "select")  # by the campaign's objective, not the learner's
         ours = polished if after < select[order[0]] else searched
     reads = count_read(campaign.directory)
@@ -119,11 +120,12 @@ class Sampler(NamedTuple):
     note: str = ""
 
 
-def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start]) -> Sampler:
+def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], beside: Sequence[Start]) -> Sampler:
     """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
-    fit_on, select_on = campaign.on("fit").targets, campaign.on("select").targets
-    fits = [Fit(campaign.teacher, start.schedule, fit_on, select_on, learner) for start in starts]
-    asked = question(campaign) | {"learner": learner, "from": [start.schedule for start in starts]}
+    blocks = campaign.on("fit").targets, campaign.on("select").targets
+    schedules, others = ([start.schedule for start in some] for some in (starts, beside))
+    fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress)
+    asked = question(campaign) | {"learner": learner, "from": schedules}
     points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = min(range(len(fits)), key=lambda k: points[k].best)
     fit, point = fits[best], points[best]

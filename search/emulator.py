@@ -11,6 +11,7 @@ linear network would do, the second, a rational quadratic (Rasmussen and William
 states of a candidate one by one, and at its end the error.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ FLOOR = 0.3  # c: as a share of the image's own spread
 OFFSET = 0.5  # of a label or a knob, what is far
 UNSEEN = 1e6  # the variance of an answer that a seed did not get, because its candidate was stopped, or went astray
 ASTRAY = 30.0  # deviations of the noise per pixel: farther away nothing is learned
+POINTS = 400  # answers of a seed to be conditioned on, at most
 TOGETHER = 16  # seeds in one go, which bounds the memory
 
 
@@ -38,7 +40,7 @@ class Form(NamedTuple):
 
     a, B      the closed form, [K, N + 1] and [K, N + 1, N]
     lambdas, alphas, sigmas   of the states that are evaluated, [K, N]
-    apart     how far an evaluation's label is from its state's own, and its knobs from those that the teacher has, [K, N, e]
+    apart     of each evaluation, as `apart` has it, [K, N, e]
     """
 
     a: Tensor
@@ -50,16 +52,21 @@ class Form(NamedTuple):
 
 
 def form(tables: Sequence[Tableau], process: Process, given: Mapping[str, float]) -> Form:
-    """The form of tables of one NFE with the same knobs, which inject no noise. given: the teacher's knobs."""
+    """The form of tables of one NFE, which inject no noise. given: every knob that occurs, as the teacher has it."""
     dense = [table.dense().at(table.visible) for table in tables]
 
     def each(name: str) -> Tensor:
         return torch.tensor([[float(getattr(e, name)) for e in table.evals] for table in tables], dtype=torch.float64)
 
     told, lambdas = levels(process, each("label")), levels(process, torch.tensor([t.asked for t in tables], dtype=torch.float64))
-    knobs = [[[value - given.get(name, 0.0) for name, value in sorted(e.knobs.items())] for e in table.evals] for table in tables]
-    apart = torch.cat([(told - lambdas)[..., None], torch.tensor(knobs, dtype=torch.float64)], -1) / OFFSET
-    return Form(torch.stack([d.a for d in dense]), torch.stack([d.B for d in dense]), lambdas, each("alpha"), each("sigma"), apart)
+    off = torch.stack([apart(told[k, r], lambdas[k, r], e.knobs, given) for k, t in enumerate(tables) for r, e in enumerate(t.evals)])
+    off = off.unflatten(0, lambdas.shape)
+    return Form(torch.stack([d.a for d in dense]), torch.stack([d.B for d in dense]), lambdas, each("alpha"), each("sigma"), off)
+
+
+def apart(told: Tensor, own: Tensor, knobs: Mapping[str, float], given: Mapping[str, float]) -> Tensor:
+    """How far an evaluation's label is from its state's own (lambdas, []), and its knobs from those given: [1 + len(given)]."""
+    return torch.stack([told - own, *(own.new_tensor(knobs.get(name, usual) - usual) for name, usual in sorted(given.items()))]) / OFFSET
 
 
 def deviations(form: Form, answers: Tensor, paths: Paths) -> Tensor:
@@ -68,19 +75,24 @@ def deviations(form: Form, answers: Tensor, paths: Paths) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Points:
+class Points:
     """Where answers are known or wanted, on some seeds: z [S, n, m], lambda [n], apart [n, e]."""
 
     z: Tensor
     lambdas: Tensor
     apart: Tensor
 
-    def kernel(self, other: "_Points") -> Tensor:
+    def kernel(self, other: "Points") -> Tensor:
         """Covariances [S, n, n']."""
         along = 1 + (self.lambdas[:, None] - other.lambdas).square()
-        linear = (self.z @ other.z.mT).div_(LENGTH**2).add_(self.apart @ other.apart.T).div_(along)
-        far = torch.cdist(self.z, other.z).div_(LENGTH).square_().add_(torch.cdist(self.apart, other.apart).square() + along)
-        return linear.add_(far.reciprocal_(), alpha=BENT)
+        inner = (self.z @ other.z.mT) / LENGTH**2 + self.apart @ other.apart.T
+        far = self.sizes[..., None] + other.sizes[:, None] - 2 * inner
+        return inner / along + BENT / (far + along)
+
+    @functools.cached_property
+    def sizes(self) -> Tensor:
+        """What a point has of distance from the teacher's way, squared: [S, n]."""
+        return self.z.square().sum(-1) / LENGTH**2 + self.apart.square().sum(-1)
 
 
 class Emulator:
@@ -89,25 +101,26 @@ class Emulator:
     form      of the trials
     moved     how far their answers were from the teacher's (`deviations`), [trials, S, N, m]; nan on seeds where they did not go
     workers   threads: seeds have nothing to do with one another
+    together  seeds of one part
     """
 
-    def __init__(self, paths: Paths, form: Form, moved: Tensor, workers: int = 1) -> None:
-        self._workers, parts = workers, torch.arange(len(paths.noise)).split(TOGETHER)
+    def __init__(self, paths: Paths, form: Form, moved: Tensor, workers: int = 1, together: int = TOGETHER) -> None:
+        self._workers, groups = workers, torch.arange(len(paths.noise)).split(together)
         with ThreadPoolExecutor(workers) as pool:
-            self._parts = list(pool.map(lambda seeds: _part(paths.on(seeds), form, moved[:, seeds]), parts))
+            self.parts = list(pool.map(lambda seeds: _part(paths.on(seeds), form, moved[:, seeds]), groups))
 
     def errors(self, form: Form) -> Tensor:
         """The mean squared errors that K tables would have, [K, S], as far as they show in the coordinates."""
         with ThreadPoolExecutor(self._workers) as pool:
-            return torch.cat(list(pool.map(lambda part: part.errors(form), self._parts)), 1)
+            return torch.cat(list(pool.map(lambda part: part.errors(form), self.parts)), 1)
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Some seeds: the points where answers are known, and the weights [S, n, m] of the kernel to them."""
 
     paths: Paths
-    known: _Points
+    known: Points
     weights: Tensor
 
     def errors(self, form: Form) -> Tensor:
@@ -115,28 +128,36 @@ class _Part:
         paths = self.paths
         answers = paths.noise.new_zeros(len(form.a), len(paths.noise), 0, paths.noise.shape[1])
         for k in range(form.lambdas.shape[1]):
-            z = _z(paths, form, answers, k).transpose(0, 1).float()
-            here = _Points(z, form.lambdas[:, k].float(), form.apart[:, k].float())
-            answer = paths.there(form.lambdas[:, k])[0] + (here.kernel(self.known) @ self.weights).double()
+            x = _state(paths, form, answers, k).transpose(0, 1)
+            answer = self.answer(x, form.lambdas[:, k], form.alphas[:, k], form.sigmas[:, k], form.apart[:, k])
             answers = torch.cat([answers, answer.transpose(0, 1)[:, :, None]], 2)
         end = _state(paths, form, answers, form.lambdas.shape[1])
         return (end - paths.images).square().sum(-1) / paths.pixels
 
+    def answer(self, x: Tensor, lambdas: Tensor, alphas: Tensor, sigmas: Tensor, apart: Tensor) -> Tensor:
+        """Of n states on every seed, [S, n, m]; differentiable in all of them."""
+        own, eps = self.paths.there(lambdas)
+        here = Points(_z(self.paths, x, alphas, sigmas, own, eps).float(), lambdas.float(), apart.float())
+        return own + (here.kernel(self.known) @ self.weights).double()
 
-def _part(paths: Paths, form: Form, moved: Tensor) -> _Part:
+
+def _part(paths: Paths, form: Form, moved: Tensor) -> Part:
     count, _, evaluations, size = moved.shape
     drawn = moved.isfinite().all(-1).all(-1)  # [trials, S]
     teacher = paths.there(form.lambdas.flatten())[0].unflatten(1, (count, evaluations)).transpose(0, 1)
     answers = torch.where(drawn[..., None, None], teacher + moved, teacher)
-    z = torch.stack([_z(paths, form, answers[:, :, :k], k) for k in range(evaluations)], 2)  # [trials, S, N, m]
+    states = torch.stack([_state(paths, form, answers[:, :, :k], k) for k in range(evaluations)], 2)  # [trials, S, N, m]
+    own, eps = paths.there(form.lambdas.flatten())
+    z = _z(paths, states.transpose(0, 1).flatten(1, 2), form.alphas.flatten(), form.sigmas.flatten(), own, eps)
+    z = z.unflatten(1, (count, evaluations)).transpose(0, 1)
     drawn &= z.norm(dim=-1).amax(-1) < ASTRAY
     z = torch.where(drawn[..., None, None], z, 0.0)
-    points = _Points(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
+    points = Points(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
     unseen = torch.where(drawn, NOISE, UNSEEN).repeat_interleave(evaluations, 0).T
     factor = torch.linalg.cholesky(points.kernel(points) + torch.diag_embed(unseen.double()))
     known = torch.where(drawn[..., None, None], moved, 0.0).transpose(0, 1).reshape(len(paths.noise), -1, size)
     weights = torch.cholesky_solve(known, factor)
-    return _Part(paths, _Points(points.z.float(), points.lambdas.float(), points.apart.float()), weights.float())
+    return Part(paths, Points(points.z.float(), points.lambdas.float(), points.apart.float()), weights.float())
 
 
 def _state(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:
@@ -144,9 +165,8 @@ def _state(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:
     return form.a[:, k, None, None] * paths.noise + torch.einsum("kj,ksjm->ksm", form.B[:, k, :k], answers)
 
 
-def _z(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:
-    """How far the k-th state is from the teacher's own, [K, S, m], in deviations of the noise per pixel."""
-    alpha, sigma = form.alphas[:, k, None, None], form.sigmas[:, k, None, None]
-    images, eps = (way.transpose(0, 1) for way in paths.there(form.lambdas[:, k]))
-    floor = FLOOR * alpha * paths.spread[:, None]
-    return (_state(paths, form, answers, k) - alpha * images - sigma * eps) / (sigma.square() + floor.square()).sqrt() / paths.pixels**0.5
+def _z(paths: Paths, x: Tensor, alphas: Tensor, sigmas: Tensor, own: Tensor, eps: Tensor) -> Tensor:
+    """How far states x [S, n, m] are from the teacher's own, in deviations of the noise per pixel."""
+    alpha, sigma = alphas[:, None], sigmas[:, None]
+    floor = FLOOR * alpha * paths.spread[:, None, None]
+    return (x - alpha * own - sigma * eps) / (sigma.square() + floor.square()).sqrt() / paths.pixels**0.5

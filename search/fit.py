@@ -9,75 +9,22 @@ record, `Point`: writing it down after each makes a killed fit go on to the same
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
 
 import msgspec
 import torch
 from torch import Tensor
 
-from search import adam, marquardt
-from search.adam import Adam
+from search import adam, emulated, marquardt
+from search.emulated import Emulation
 from search.errors import CampaignError
+from search.learner import Learner
 from search.losses import Loss
-from search.objective import looks
-from search.parametrise import NESTED, Parametrisation, check_words, suits
+from search.parametrise import Parametrisation
 from search.residuals import Batch, batches
-from search.task import Memory, Task
+from search.task import Memory, Moved, Task
 from solvers import SolverSchedule, Tableau, compile
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
-
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What may move, what it should make small, and how hard it is held.
-
-    level        one of LEVELS
-    through      levels on the way to it, each a stage before the next
-    objective    one of losses.LOSSES
-    consistency  "kept" or "relaxed": whether a row must be exact where all data is one point
-    shrink       strengths towards the start, tried in this order at the last level, the first alone at those before
-    iterations   at most, of each stage
-    patience     iterations without a better `select` that end a stage
-    gain         a stage ends as well when an iteration lowers what it minimises by less than this fraction
-    optimiser    "lm" (search.marquardt) or "adam" (search.adam), whose iterations are many and cheap
-    damping      where Marquardt's factor starts
-    batch        seeds that go through the network together
-    """
-
-    level: str = "rows"
-    through: tuple[str, ...] = ()
-    objective: str = "rmse"
-    consistency: str = "relaxed"
-    shrink: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (1e-3, 1e-4, 1e-5)
-    iterations: Annotated[int, msgspec.Meta(ge=1)] = 15
-    patience: Annotated[int, msgspec.Meta(ge=1)] = 4
-    gain: Positive = 0.003
-    optimiser: Literal["lm", "adam"] = "lm"
-    damping: Positive = 1e-2
-    adam: Adam = Adam()
-    batch: Annotated[int, msgspec.Meta(ge=1)] = 16
-
-    def __post_init__(self) -> None:
-        check_words(self.level, self.consistency)
-        way = [NESTED.index(level) if level in NESTED else -1 for level in (*self.through, self.level)]
-        if self.through and (-1 in way or way != sorted(set(way))):
-            raise CampaignError(f"Levels are passed through in the order {', '.join(NESTED)}, up to the one that is asked for.")
-        Loss(self.objective)  # proves its word
-
-    def require(self, teacher: Teacher) -> None:
-        """Raise CampaignError if what should be small cannot be measured on this model."""
-        if looks(self.objective) and len(teacher.shape) != 3:
-            raise CampaignError(f"{teacher.name} makes no pictures, so {self.objective!r} cannot be learned by.")
-
-    def suits(self, schedule: SolverSchedule) -> bool:
-        """Whether it can move anything of the schedule."""
-        return suits(schedule, self.level, self.consistency)
-
-    def stages(self) -> list[tuple[str, float]]:
-        """(level, shrink) in order."""
-        return [*((level, self.shrink[0]) for level in self.through), *((self.level, s) for s in self.shrink)]
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -108,16 +55,27 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Fit:
-    """One schedule, one learner, two blocks of seeds."""
+    """One schedule, one learner, two blocks of seeds. emulation: of the network on `fit_on`, shared by the fits that are compared."""
 
-    def __init__(self, teacher: Teacher, schedule: SolverSchedule, fit_on: Targets, select_on: Targets, learner: Learner) -> None:
-        self.schedule, self.learner, self.stages = schedule, learner, learner.stages()
+    def __init__(
+        self,
+        teacher: Teacher,
+        schedule: SolverSchedule,
+        fit_on: Targets,
+        select_on: Targets,
+        learner: Learner,
+        emulation: Emulation | None = None,
+    ) -> None:
+        self.schedule, self.learner, self.emulation = schedule, learner, emulation
+        self.stages = learner.stages(emulation is not None)
+        if not self.stages:
+            raise CampaignError(f"{teacher.name} has too many pixels for an emulator of it; choose learner.optimiser=lm or adam.")
         self.fit_on, self.select_on = (batches(teacher, block, learner.batch) for block in (fit_on, select_on))
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a fit lives as long as its process)
     def form(self, stage: int) -> Parametrisation:
         """The parametrisation of a stage."""
-        return Parametrisation(self.schedule, self.stages[stage][0], self.learner.consistency)
+        return Parametrisation(self.schedule, self.stages[stage].level, self.learner.consistency)
 
     def begin(self, delta: float | None = None) -> Point:
         """The start: the schedule itself. delta: huber's, by default twice the median here; fits that are compared share it."""
@@ -166,12 +124,7 @@ class Fit:
         form, learner, loss = self.form(point.stage), self.learner, Loss(self.learner.objective, point.delta)
         if not form.count:
             return self.turn(point)
-        task = Task(form, loss, self.stages[point.stage][1] * point.start, self.fit_on)
-        theta = torch.tensor(point.theta, dtype=torch.float64)
-        if learner.optimiser == "lm":
-            moved = marquardt.iterate(task, theta, point.memory, learner.damping)
-        else:
-            moved = adam.iterate(task, theta, point.memory, learner.adam, point.start, point.iteration)
+        moved = self.moved(point, Task(form, loss, self.stages[point.stage].shrink * point.start, self.fit_on))
         if moved is None:
             return self.turn(point)
         select = loss.together(self.costs(self.select_on, moved.table, loss))
@@ -190,10 +143,19 @@ class Fit:
         ends = point.iteration >= learner.iterations or point.since >= learner.patience
         return self.turn(point) if ends or moved.gain < learner.gain else point
 
+    def moved(self, point: Point, task: Task) -> Moved | None:
+        """What the optimiser of the stage makes of it."""
+        theta, learner, optimiser = torch.tensor(point.theta, dtype=torch.float64), self.learner, self.stages[point.stage].optimiser
+        if optimiser == "adam":
+            return adam.iterate(task, theta, point.memory, learner.adam, point.start, point.iteration)
+        if optimiser == "emulated" and self.emulation:
+            return emulated.iterate(task, theta, point.memory, learner.damping, self.emulation)
+        return marquardt.iterate(task, theta, point.memory, learner.damping)
+
     def turn(self, point: Point) -> Point:
         """To the next stage, from what is best so far; weaker shrinkage is tried only while it helps."""
-        helped, level = point.best < point.stale, self.stages[point.stage][0]
-        rest = [k for k in range(point.stage + 1, len(self.stages)) if helped or self.stages[k][0] != level]
+        helped, here = point.best < point.stale, self.stages[point.stage]
+        rest = [k for k in range(point.stage + 1, len(self.stages)) if helped or self.stages[k]._replace(shrink=here.shrink) != here]
         if not rest:
             return msgspec.structs.replace(point, done=True)
         theta = self.form(rest[0]).zeros()

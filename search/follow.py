@@ -7,9 +7,16 @@ import msgspec
 import torch
 from rich.progress import Progress
 
+from search.emulated import emulation
 from search.errors import CampaignError
 from search.fit import Fit, Point
+from search.learner import Learner
+from solvers import SolverSchedule
 from solvers.atomic import write_atomically
+from teacher.denoiser import Teacher
+from teacher.trajectories import Targets
+
+KEPT = 2  # fits that go on where an emulator has told which are best
 
 
 def state_of(path: Path) -> Path:
@@ -17,8 +24,21 @@ def state_of(path: Path) -> Path:
     return path.with_suffix(".learning.json")
 
 
+def fits_from(
+    teacher: Teacher,
+    starts: Sequence[SolverSchedule],
+    beside: Sequence[SolverSchedule],
+    blocks: tuple[Targets, Targets],
+    learner: Learner,
+    progress: Progress,
+) -> list[Fit]:
+    """A fit from each start, on blocks (fit, select). Their emulator, if they have one, begins with the answers to those beside, too."""
+    shared = emulation(learner, teacher, blocks[0], [*starts, *beside], progress)
+    return [Fit(teacher, schedule, *blocks, learner, shared) for schedule in starts]
+
+
 def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress) -> list[Point]:
-    """Where fits end, run one after the other with progress bars.
+    """Where fits end, run one after the other with progress bars. Those that begin on an emulator all do; the best KEPT of them go on.
 
     After every iteration `state_of(path)` is written, from which fits that were killed go on to the same numbers, if the question
     is the same.
@@ -30,24 +50,37 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress)
         except msgspec.MsgspecError:
             raise CampaignError(f"{state} is damaged; remove it to begin anew.") from None
         points = points if theirs == question else []
-    for k, work in enumerate(fits):
+
+    def follow(k: int, first: int, last: int) -> None:
+        """Fit k through its stages from `first` to before `last`."""
+        work = fits[k]
         each = work.learner.iterations
-        task = progress.add_task("learn", total=len(work.stages) * each)
+        task = progress.add_task("learn", total=(last - first) * each)
         since = points[k] if k < len(points) else work.begin(points[0].delta if points else None)
         for point in work.run(since):
             points[k : k + 1] = [point]
             write_atomically(state, msgspec.json.encode((question, points)))
             start, now = point.curve[0], min(point.curve, key=lambda entry: entry.select)
             entry, share = point.curve[-1], now.select / start.select
-            words = f"{work.stages[point.stage][0]}: fit {entry.fit:.4f}, select {entry.select:.4f}, best {share:.2f} of the start"
-            progress.update(task, completed=point.stage * each + point.iteration, description=words)
-        progress.update(task, completed=len(work.stages) * each)
+            words = f"{work.stages[point.stage].level}: fit {entry.fit:.4f}, select {entry.select:.4f}, best {share:.2f} of the start"
+            progress.update(task, completed=(point.stage - first) * each + point.iteration, description=words)
+            if point.stage >= last:
+                break
+        progress.update(task, completed=(last - first) * each)
+
+    stages = fits[0].stages
+    cheap = sum(stage.optimiser == "emulated" for stage in stages)  # they come first
+    for k in range(len(fits)):
+        follow(k, 0, cheap or len(stages))
+    if cheap:
+        for k in sorted(range(len(fits)), key=lambda k: points[k].best)[:KEPT]:
+            follow(k, cheap, len(stages))
     return points
 
 
 def told(work: Fit, point: Point, source: str) -> str:
     """What a file says of how it was learned and how far it moved."""
-    level, shrink = work.stages[point.best_stage]
+    level, shrink, _ = work.stages[point.best_stage]
     deltas = point.best_theta[len(point.best_theta) - len(work.form(point.best_stage).deltas) :]
     form, theta = work.form(point.best_stage), torch.tensor(point.best_theta, dtype=torch.float64)
     before, after = form.numbers(0 * theta), form.numbers(theta)

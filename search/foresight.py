@@ -12,10 +12,10 @@ from torch import Tensor
 from search import baselines
 from search.answers import Answers
 from search.campaign import Campaign, cores
-from search.emulator import Emulator, deviations, form
+from search.emulator import POINTS, Emulator, deviations, form
 from search.evaluate import Drawn
 from search.objective import mean_root, squared
-from search.paths import DIRECTIONS, STEPS, Paths, paths
+from search.paths import SEEDS, STEPS, Paths, affordable, paths
 from search.predictor import Array
 from search.race import Keep
 from search.result import Cost, Known
@@ -23,9 +23,6 @@ from search.s3 import Foresee, S3Sampler
 from search.samplers import sampler
 from solvers import Tableau, compile
 
-POINTS = 400  # answers of a seed that the emulator is conditioned on, at most
-SEEDS = 128  # that are emulated, at most
-LARGEST = 2**28  # numbers of all bases: 1 GiB
 PROBES = 8  # known solvers whose answers widen the coordinates
 
 
@@ -33,8 +30,8 @@ def possible(campaign: Campaign) -> bool:
     """Whether an emulator can judge the candidates, and S3 asks for one: by squared errors, of not too many pixels."""
     settings = campaign.settings
     asked = sampler(settings.sampler.name, settings.seed, 0, **settings.sampler.options)
-    numbers = len(campaign.budgets) * min(SEEDS, settings.seeds.fit) * DIRECTIONS * math.prod(campaign.teacher.shape)
-    return isinstance(asked, S3Sampler) and asked.imagines and campaign.objective.measure is squared and numbers <= LARGEST
+    fits = affordable(campaign.teacher, settings.seeds.fit, len(campaign.budgets))
+    return fits and isinstance(asked, S3Sampler) and asked.imagines and campaign.objective.measure is squared
 
 
 def overhead(campaign: Campaign, known: Mapping[int, Sequence[Known]]) -> Cost:

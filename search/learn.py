@@ -13,8 +13,9 @@ from search import charts, page, starts, style
 from search.campaign import card_of, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
-from search.fit import Fit, Learner, Point
-from search.follow import followed, state_of, told
+from search.fit import Point
+from search.follow import fits_from, followed, state_of, told
+from search.learner import Learner
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
 from search.page import Cell, interval_cell, number, percent, ratio_cell
 from search.result import count_read
@@ -79,11 +80,11 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
     teacher = models.load(model.name, **model.options)
     asked.learner.require(teacher)
-    found = (
-        starts.of_files(asked.files, teacher, asked.nfe, asked.insist)
-        if asked.files
-        else starts.of_known(*starts.tuned(asked.tuning, progress), asked.learner)
-    )
+    if asked.files:
+        found, beside = starts.of_files(asked.files, teacher, asked.nfe, asked.insist), list[starts.Start]()
+    else:
+        known = starts.of_known(*starts.tuned(asked.tuning, progress), asked.learner)
+        found, beside = known[: starts.COUNT], known[starts.COUNT :]
     if not found:
         raise CampaignError(f"No known solver of {asked.nfe} evaluations can be learned at level {asked.learner.level!r}.")
     fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
@@ -92,7 +93,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}{budget}.schedule.json")
     schedules = [start.schedule for start in found]
     question = {"from": schedules, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds, "tolerance": asked.tolerance}
-    fits = [Fit(teacher, schedule, fit_on, select_on, asked.learner) for schedule in schedules]
+    fits = fits_from(teacher, schedules, [start.schedule for start in beside], (fit_on, select_on), asked.learner, progress)
     points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
     chosen = min(range(len(fits)), key=lambda k: points[k].best)
     first = min(range(len(fits)), key=lambda k: points[k].curve[0].select)

@@ -22,6 +22,7 @@ from search.errors import CampaignError
 
 TRIMMED = 0.03
 DIVERGED = 1e30  # finite, so that it can be written down
+SQUARES = ("rmse", "huber", "trimmed")  # functions of a seed's mean square
 LOSSES = ("rmse", "l1", "huber", "trimmed", "lpips-alex", "lpips-vgg")
 View = Callable[[Tensor], Tensor]
 

@@ -4,6 +4,7 @@ What the samplers of one seed compute hardly leaves a small space: that of its n
 those that a few short samplers get (probes). A basis of it, one per seed, turns a picture into `DIRECTIONS` numbers.
 """
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -22,6 +23,8 @@ from teacher.trajectories import SOLVER, Targets, reference
 
 STEPS = 32  # of the teacher's way
 DIRECTIONS = 32  # of a seed's space, at most
+SEEDS = 128  # that are emulated, at most
+LARGEST = 2**28  # numbers of all bases: 1 GiB
 TOGETHER = 16  # seeds that are walked at once, which bounds the memory
 TINY = 1e-9
 NEGLIGIBLE = 1e-6  # a direction that holds less than this share of the largest is none
@@ -67,6 +70,11 @@ class Paths:
         share = ((inside - self.lambdas[left]) / gap)[:, None]
         first, second = (way[:, left] + share * (way[:, left + 1] - way[:, left]) for way in (self.answers, self.eps))
         return first, second
+
+
+def affordable(teacher: Teacher, seeds: int, budgets: int = 1) -> bool:
+    """Whether the bases of so many seeds, for each of some budgets, are small enough to be held in memory."""
+    return budgets * min(SEEDS, seeds) * DIRECTIONS * math.prod(teacher.shape) <= LARGEST
 
 
 def paths(

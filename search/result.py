@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from search.fit import Learner
+from search.learner import Learner
 from solvers.atomic import write_atomically
 
 WARM = "warm: "  # the origin of a trial that is from another campaign's file begins so

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 
 from search.errors import CampaignError
-from search.fit import Learner
+from search.learner import Learner
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Evaluations = Annotated[int, msgspec.Meta(ge=1, le=64)]

@@ -11,7 +11,7 @@ from search import baselines, storage
 from search.board import Board
 from search.campaign import Campaign, campaign, claim
 from search.errors import CampaignError
-from search.fit import Learner
+from search.learner import Learner
 from search.result import Known
 from search.settings import Named, Settings
 from search.space import table_distance
@@ -21,6 +21,7 @@ from solvers.commands.interpolate import for_nfe
 from teacher.denoiser import Teacher
 
 COUNT = 3  # starts, where known solvers are tuned
+BESIDE = 8  # known solvers, those among them, whose answers an emulator begins with
 
 
 class Start(NamedTuple):
@@ -71,7 +72,7 @@ def of_known(ours: Campaign, known: Sequence[Known], learner: Learner) -> list[S
     provenance = Provenance(licence=ours.teacher.licence, calls_per_evaluation=ours.teacher.calls)
     schedules = ((baselines.schedule(item, ours.teacher), item.name) for item in baselines.best_per_kind(known))
     found = distinct(Start(schedule, name, name, provenance) for schedule, name in schedules if learner.suits(schedule))
-    return list(itertools.islice(found, COUNT))
+    return list(itertools.islice(found, BESIDE))
 
 
 def distinct(starts: Iterable[Start]) -> Iterator[Start]:

@@ -5,8 +5,9 @@ so that a run which was stopped goes on with the next. Each runs in a process of
 
     known          the best of about 200 tuned known solvers, on `select`; what follows starts from the best that it can move
     compensation   DC-Solver's ratios       times+labels   the parameters of LD3       weights   those of S4S, as theory + delta
-    rows           the class of GS and BNS       rows by adam   the same, as they are trained
-    starts         rows, from the three best starts of `python train.py model=... nfe=...`
+    rows           the class of GS and BNS; all of these by Levenberg-Marquardt
+    rows by adam   the same, as they are trained            rows emulated  on an emulator alone (learner.optimiser=emulated)
+    starts         rows, from the three best starts, as `python train.py model=... nfe=...` does it
     searched       `python search.py`            searched+learned   and then `learner=rows`
 
 Level `parallel` has no cell: no known solver has parallel steps to start from. Fitted here by least squares, not by the papers' own
@@ -16,17 +17,21 @@ optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
+from omegaconf import OmegaConf
 from rich.progress import Progress
 
 from search import baselines, starts
 from search.campaign import Campaign
 from search.evaluate import Evaluator
-from search.fit import Fit, Learner
+from search.follow import fits_from, followed
+from search.learner import Learner
 from search.objective import Objective, objective, root_mean, root_median, root_trimmed, share_of_worst
 from search.perceptual import PerceptualError
 from search.result import Interval
@@ -37,9 +42,16 @@ from solvers import SolverSchedule, Tableau, compile, load
 from solvers.atomic import write_atomically
 from teacher.trajectories import Targets, targets
 
-CELLS = Path(__file__).parents[1] / "docs" / "learning"
-WHAT = ("known", "compensation", "times+labels", "weights", "rows", "rows by adam", "starts", "searched", "searched+learned")
-LEARNERS = {"starts": Learner(), "rows by adam": Learner(optimiser="adam", iterations=150, patience=30, shrink=(1e-4,))}
+HOME = Path(__file__).parents[1]
+CELLS = HOME / "docs" / "learning"
+SPACE: Any = OmegaConf.to_container(OmegaConf.load(HOME / "conf" / "space" / "full.yaml"))  # so that search.py may run the campaign
+LEVELS = ("compensation", "times+labels", "weights", "rows")
+WHAT = ("known", *LEVELS, "rows by adam", "rows emulated", "starts", "searched", "searched+learned")
+LEARNERS = {level: Learner(level=level, optimiser="lm") for level in LEVELS} | {
+    "rows by adam": Learner(optimiser="adam", iterations=150, patience=30, shrink=(1e-4,)),
+    "rows emulated": Learner(optimiser="emulated"),
+    "starts": Learner(),
+}
 QUESTIONS = [(model, nfe, 64) for nfe in (5, 4, 6, 8, 10, 3, 7, 9) for model in ("galaxies", "digits")]
 OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 256, 1024)]  # rows alone, beside those of 64
 GUIDED = [("digits guided", nfe, 64) for nfe in (5, 8)]
@@ -77,9 +89,10 @@ def path_of(model: str, nfe: int, seeds: int, what: str) -> Path:
 
 def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
     """Tune known solvers, unless that is done; fit; read test."""
-    directory = f"campaigns/learn-{model.replace(' ', '-')}-{nfe}"
+    directory = f"campaigns/{model.replace(' ', '-')}-{nfe}"
+    budget, nobody = Budget(trials=160, known=200), Tracker("disabled")
     asked = Settings(
-        MODELS[model], (nfe,), seeds=Seeds(128, 128, 256), budget=Budget(known=200), tracker=Tracker("disabled"), directory=directory
+        MODELS[model], (nfe,), space=SPACE, seeds=Seeds(64, 128, 256), budget=budget, tracker=nobody, directory=directory, workers=1
     )
     with Progress() as progress:
         ours, known = starts.tuned(asked, progress)
@@ -89,15 +102,16 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
     if what == "known":
         table, parameters, name = compile(first), 0, known[0].name
     elif what.startswith("searched"):
-        polish = Learner() if what == "searched+learned" else None
-        with Progress() as progress:
-            outcome = run(msgspec.structs.replace(asked, learner=polish), progress)
-        assert outcome is not None  # nobody else works on it
-        table, parameters, name = load(outcome.schedule_file).tableau, 0, outcome.learned or "found"
+        polished = "-polished" if what == "searched+learned" else ""
+        file = Path(directory) / f"{Path(directory).name}{polished}.schedule.json"
+        if not file.exists():
+            with Progress() as progress:
+                run(msgspec.structs.replace(asked, learner=Learner() if polished else None), progress)
+        table, parameters, name = load(file).tableau, 0, load(file).provenance.note or "found"
     else:
-        learner = LEARNERS.get(what) or Learner(level=what)
-        begin = starts.of_known(ours, known, learner)[: None if what == "starts" else 1]
-        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], learner)
+        learner = LEARNERS[what]
+        begin, count = starts.of_known(ours, known, learner), starts.COUNT if what == "starts" else 1
+        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], count, learner)
         name = begin[best].name
     spent = time.process_time() - start
     both = [compile(first), table]
@@ -118,10 +132,12 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
     )
 
 
-def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], learner: Learner) -> tuple[Tableau, int, int]:
-    """The table that ends best on `select`, its parameters, and from which schedule."""
-    fits = [Fit(ours.teacher, schedule, fit_on, ours.on("select").targets, learner) for schedule in schedules]
-    ends = [list(fit.run())[-1] for fit in fits]
+def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], count: int, learner: Learner) -> tuple[Tableau, int, int]:
+    """The table that ends best on `select` of fits from the first `count` schedules, its parameters, and from which schedule."""
+    blocks = fit_on, ours.on("select").targets
+    with tempfile.TemporaryDirectory() as nowhere, Progress() as progress:
+        fits = fits_from(ours.teacher, schedules[:count], schedules[count:], blocks, learner, progress)
+        ends = followed(fits, Path(nowhere) / "fits", "", progress)
     best = min(range(len(ends)), key=lambda k: ends[k].best)
     return fits[best].table(ends[best]), fits[best].form(ends[best].best_stage).count, best
 

@@ -199,7 +199,7 @@ def test_no_more_seeds_are_walked_kept_and_charged_than_are_emulated(tmp_path, m
     foresight.told({k: found.kept for k, found in enumerate(raced)})
     assert all(held.shape[0] == 5 for held in foresight._answers.of(range(3)).values())
     assert overhead(ours, foresight._known).logical == 5 * (32 + 8 * 4)
-    monkeypatch.setattr("search.foresight.LARGEST", 10)
+    monkeypatch.setattr("search.paths.LARGEST", 10)
     assert overhead(ours, foresight._known).logical == 0
 
 

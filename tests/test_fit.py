@@ -8,12 +8,15 @@ import pytest
 import torch
 from oracle import EVERYWHERE
 from rich.progress import Progress
+from torch._C._functorch import peek_interpreter_stack
 
 from search import baselines
 from search.adam import gradient
+from search.emulated import Emulation, emulation
 from search.errors import CampaignError
-from search.fit import Fit, Learner, Point
+from search.fit import Fit, Point
 from search.follow import followed, state_of
+from search.learner import Learner
 from search.losses import LOSSES, Loss
 from search.marquardt import normal_equations
 from search.parametrise import CONSISTENCY, LEVELS, NESTED, Parametrisation
@@ -228,7 +231,7 @@ def test_levels_may_be_passed_through_on_the_way_in_their_order(scene):
     teacher, fit_on, select_on = scene
     learner = Learner(through=("times", "weights"), iterations=2, shrink=(1e-3,))
     *_, last = Fit(teacher, start(teacher), fit_on, select_on, learner).run()
-    assert [level for level, _ in learner.stages()] == ["times", "weights", "rows"]
+    assert [stage.level for stage in learner.stages(emulates=False)] == ["times", "weights", "rows"]
     assert [entry.stage for entry in last.curve] == [0, 0, 0, 1, 1, 2, 2]
     for through, level in ((("weights", "times"), "rows"), (("rows",), "weights"), (("times",), "parallel"), (("beauty",), "rows")):
         with pytest.raises(CampaignError, match="in the order times, times\\+labels"):
@@ -261,14 +264,89 @@ def test_what_is_kept_is_what_was_best_on_select_and_scores_so_again(scene):
     assert RMSE.shown(last.best) == pytest.approx(min(entry.select for entry in last.curve))
 
 
-def test_a_fit_taken_up_anywhere_ends_at_the_same_bits(scene):
+def emulations(scene, tmp_path, *starts):
+    """One emulation after the other that knows nothing of the one before."""
+    teacher, fit_on, _ = scene
+    while True:
+        yield Emulation(teacher, fit_on, starts, root=tmp_path)
+
+
+@pytest.mark.parametrize("optimiser", ["lm", "emulated+lm"])
+def test_a_fit_taken_up_anywhere_ends_at_the_same_bits(scene, tmp_path, optimiser):
     teacher, fit_on, select_on = scene
-    learner = Learner(iterations=2, shrink=(1e-3,))
-    points = list(Fit(teacher, start(teacher), fit_on, select_on, learner).run())
+    learner, schedule = Learner(iterations=2, shrink=(1e-3,), optimiser=optimiser), start(teacher)
+    anew = emulations(scene, tmp_path, schedule)
+    points = list(Fit(teacher, schedule, fit_on, select_on, learner, next(anew)).run())
     for point in points[:: max(1, len(points) // 3)]:
         written = msgspec.json.decode(msgspec.json.encode(point), type=Point)
-        *_, last = Fit(teacher, start(teacher), fit_on, select_on, learner).run(written)
+        *_, last = Fit(teacher, schedule, fit_on, select_on, learner, next(anew)).run(written)
         assert last == points[-1]
+
+
+@pytest.mark.parametrize("level", ["rows", "compensation"])
+def test_on_an_emulator_a_fit_never_asks_the_network_for_a_derivative(scene, tmp_path, level):
+    teacher, fit_on, select_on = scene
+    asked, schedule = [], start(teacher)
+
+    def watched(x, at, **knobs):
+        asked.append(peek_interpreter_stack())  # the transforms of torch.func that look on
+        return teacher.denoiser(x, at, **knobs)
+
+    seen, ends = dataclasses.replace(teacher, denoiser=watched), []
+    for optimiser in ("lm", "emulated"):
+        asked.clear()
+        learner = Learner(level=level, shrink=(1e-3,), iterations=4, optimiser=optimiser)
+        shared = Emulation(seen, fit_on, [schedule], root=tmp_path) if optimiser == "emulated" else None
+        first, *_, last = Fit(seen, schedule, fit_on, select_on, learner, shared).run()
+        ends.append(last.best / first.best)
+        assert any(asked) == (optimiser == "lm")
+    assert ends[1] < max(0.01, 1.1 * ends[0])
+
+
+def test_what_a_table_costs_on_the_emulator_is_what_the_network_says_of_a_table_it_has_answered(scene, tmp_path):
+    teacher, schedule = scene[0], start(scene[0])
+    emulation, form = next(emulations(scene, tmp_path, schedule)), Parametrisation(start(scene[0]), "rows", "relaxed")
+    tables = [form.table(moved(form, scale)) for scale in (0.0, 0.02, 0.05)]
+    parts = emulation.batches(tables)
+    for table in tables:
+        foreseen = torch.cat([RMSE.costs(part.residual(table, RMSE.view)) for part in parts])
+        torch.testing.assert_close(foreseen, emulation.costs(table, RMSE), rtol=0.1, atol=1e-6)
+        torch.testing.assert_close(
+            emulation.costs(table, RMSE), torch.cat([RMSE.costs(b.residual(table, RMSE.view)) for b in batches(teacher, scene[1], 7)])
+        )
+
+
+def test_an_emulator_is_refused_what_it_does_not_know(scene, tmp_path, monkeypatch):
+    teacher, fit_on, select_on = scene
+    with pytest.raises(CampaignError, match="knows rmse, huber, trimmed, not l1"):
+        Learner(optimiser="emulated", objective="l1")
+    schedule, quiet = start(teacher), Progress(disable=True)
+    assert emulation(Learner(objective="l1"), teacher, fit_on, [schedule], quiet) is None
+    assert emulation(Learner(optimiser="lm"), teacher, fit_on, [schedule], quiet) is None
+    monkeypatch.setattr("search.paths.LARGEST", 10)
+    assert emulation(Learner(), teacher, fit_on, [schedule], quiet) is None
+    assert {stage.optimiser for stage in Fit(teacher, schedule, fit_on, select_on, Learner()).stages} == {"lm"}
+    with pytest.raises(CampaignError, match="too many pixels for an emulator"):
+        Fit(teacher, schedule, fit_on, select_on, Learner(optimiser="emulated"))
+
+
+def test_of_several_fits_the_best_two_go_on_from_the_emulator_and_a_kill_changes_nothing(scene, tmp_path):
+    teacher, fit_on, select_on = scene
+    starts = [start(teacher, name) for name in ("ddim", "dpmpp-2m", "unipc-2")]
+    learner = Learner(level="times", iterations=2, shrink=(1e-3,))
+    anew = emulations(scene, tmp_path, *starts)
+
+    def fits():
+        shared = next(anew)
+        return [Fit(teacher, schedule, fit_on, select_on, learner, shared) for schedule in starts]
+
+    whole = followed(fits(), tmp_path / "whole", "question", Progress(disable=True))
+    went_on = [k for k, point in enumerate(whole) if point.done]
+    assert went_on == sorted(sorted(range(3), key=lambda k: min(e.select for e in whole[k].curve if e.stage == 0))[:2])
+    second = list(fits()[1].run(fits()[1].begin(whole[0].delta)))
+    path = tmp_path / "killed"
+    state_of(path).write_bytes(msgspec.json.encode(("question", [whole[0], second[1]])))
+    assert followed(fits(), path, "question", Progress(disable=True)) == whole
 
 
 def test_fits_killed_anywhere_end_at_the_same_bits_and_share_one_loss(scene, tmp_path):

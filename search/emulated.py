@@ -1,0 +1,156 @@
+"""Levenberg-Marquardt on an emulator of the network: the network is asked for answers, never for their derivatives.
+
+A table is fitted to the emulator of search.emulator, which knows the teacher's own way on every seed and what the network has
+answered to this fit's tables so far; the network is asked then, as often as the table has evaluations:
+
+    theta' = a few iterations of search.marquardt from theta, on the emulator
+    theta <- theta' if the network agrees that it is better; else again, knowing its answers, with four times the damping
+
+Space mapping (Bandler et al. 2004) with a coarse model that learns. An exact Jacobian costs as many evaluations as the table has,
+times its parameters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from search import marquardt
+from search.emulator import POINTS, Emulator, Part, apart, deviations, form
+from search.evaluate import Evaluator
+from search.gaps import LIMIT, levels
+from search.learner import Learner
+from search.losses import SQUARES, Loss, View
+from search.objective import squared
+from search.paths import SEEDS, affordable, paths
+from search.residuals import Batch, Numbers
+from search.task import Memory, Moved, Task
+from solvers import At, SolverSchedule, Tableau, advance, begin, compile
+from teacher import cache
+from teacher.denoiser import Teacher
+from teacher.trajectories import Targets
+
+INNER = 3  # iterations on the emulator before the network is asked
+ATTEMPTS = 6  # to find something better in one iteration
+TINY = 1e-30
+
+
+def emulation(
+    learner: Learner, teacher: Teacher, goal: Targets, starts: Sequence[SolverSchedule], progress: Progress
+) -> "Emulation | None":
+    """What fits from these starts share, where a part of them is learned on an emulator; none where that is not possible.
+
+    Coordinates know the mean square of a seed and nothing else of a residual, and they are many where pictures are large.
+    """
+    wanted = learner.optimiser.startswith("emulated") and learner.objective in SQUARES
+    return Emulation(teacher, goal, starts, progress) if wanted and affordable(teacher, len(goal.seeds)) else None
+
+
+class Emulation:
+    """What the network answered to tables on the seeds of one block; each is asked for once.
+
+    starts   schedules of one NFE, whose answers span the coordinates (search.paths) and are known from the beginning
+    """
+
+    def __init__(
+        self, teacher: Teacher, goal: Targets, starts: Sequence[SolverSchedule], progress: Progress | None = None, root: Path = cache.ROOT
+    ) -> None:
+        self._teacher, self._evaluator = teacher, Evaluator(teacher, goal)
+        self._here = torch.arange(min(SEEDS, len(goal.seeds)))
+        self._ways = paths(teacher, self._evaluator.on(self._here).targets, starts, progress=progress, root=root)
+        self._starts = [compile(start) for start in starts]
+        knobs = {name for table in self._starts for evaluation in table.evals for name in evaluation.knobs}
+        self._given = dict.fromkeys(knobs, 0.0) | dict(teacher.knobs)
+        self._asked = dict[tuple[float, ...], tuple[Tensor, Tensor]]()
+
+    def costs(self, table: Tableau, loss: Loss) -> Tensor:
+        """The cost of every seed, [seeds], by one of SQUARES."""
+        return loss.costs(self._answered(table)[0])
+
+    def batches(self, tables: Sequence[Tableau]) -> list[Batch]:
+        """The seeds as the emulator sees them, once it knows the answers to these tables and to the starts."""
+        known = [*self._starts, *tables][-(POINTS // tables[0].nfe) :]
+        moved = torch.stack([self._answered(table)[1] for table in known])
+        emulator = Emulator(self._ways, form(known, self._teacher.process, self._given), moved, together=len(self._here))
+        return [_batch(part, self._teacher, self._given) for part in emulator.parts]
+
+    def _answered(self, table: Tableau) -> tuple[Tensor, Tensor]:
+        """Every seed's root mean square, [seeds, 1]; how far answers were from the teacher's own where it is emulated, [S, N, m]."""
+        key = tuple(Numbers.of(table).vector.tolist())
+        if key not in self._asked:
+            ((_, drawn),) = self._evaluator.drawn([table])
+            answers = self._ways.reduced(torch.stack([answer[self._here].flatten(1) for answer in drawn.answers], 1))
+            seen = form([table], self._teacher.process, self._given)
+            squares = squared(drawn.images, self._evaluator.targets.images).double()
+            self._asked[key] = squares.sqrt()[:, None], deviations(seen, answers, self._ways)
+        return self._asked[key]
+
+
+class Emulated(Batch):
+    """Seeds whose network is the emulator: it costs little to ask, so no state is kept and forked."""
+
+    @torch.no_grad()
+    def jacobian(self, numbers: Numbers, tangents: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """As that of a Batch, with all tangents carried from the first row on."""
+
+        def whole(vector: Tensor) -> Tensor:
+            return self.residual(Tableau(numbers.fill(vector)), view)
+
+        columns = torch.func.vmap(lambda tangent: torch.func.jvp(whole, (numbers.vector,), (tangent,))[1])(tangents)
+        return whole(numbers.vector), columns
+
+    def residual(self, table: Tableau, view: View) -> Tensor:
+        """As that of a Batch."""
+        state, request = advance(begin(table, self.noise))
+        assert request is not None  # a table without evaluations has no parameters
+        return self.finish(state, self.ask(*request), view)
+
+
+def _batch(part: Part, teacher: Teacher, given: Mapping[str, float]) -> Batch:
+    """The seeds of a part, in coordinates scaled so that a mean over them is one over pixels."""
+    ways, process = part.paths, teacher.process
+    unit = (ways.noise.shape[1] / ways.pixels) ** 0.5
+
+    def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
+        alpha, sigma = at.alpha.double(), at.sigma.double()
+        own = (alpha.clamp_min(TINY).log() - sigma.log()).clamp(-LIMIT, LIMIT)
+        off = apart(levels(process, at.label), own, knobs, given)
+        answer = part.answer(x.double()[:, None] / unit, own[None], alpha[None], sigma[None], off[None])
+        return (answer[:, 0] * unit).to(x)
+
+    return Emulated(replace(teacher, denoiser=denoiser, knobs=()), (ways.noise * unit).float(), (ways.images * unit).float(), None)
+
+
+def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, emulation: Emulation) -> Moved | None:
+    """One iteration; None where the emulator, told again and again, finds nothing better. damping: where Marquardt's factor starts."""
+    (damping,) = memory.get("damping", (damping,))
+    tried = [*torch.tensor(memory.get("tried", tuple(theta.tolist())), dtype=torch.float64).reshape(-1, len(theta))]
+    now = task.loss.together(emulation.costs(task.form.table(theta), task.loss)) + task.shrinkage(theta)
+    for _ in range(ATTEMPTS):
+        there = replace(task, parts=emulation.batches([task.form.table(each) for each in tried]))
+        moved = _fitted(there, theta, damping)
+        if moved is None:
+            return None
+        tried.append(moved.theta)
+        loss = task.loss.together(emulation.costs(moved.table, task.loss))
+        then = loss + task.shrinkage(moved.theta)
+        if then < now:
+            kept = {"damping": (damping / 3,), "tried": tuple(torch.cat(tried).tolist())}
+            return Moved(moved.theta, moved.table, loss, 1 - then / now, kept)
+        damping *= 4
+    return None
+
+
+def _fitted(there: Task, theta: Tensor, damping: float) -> Moved | None:
+    """Some iterations on the emulator; None at its minimum."""
+    moved: Moved | None = None
+    for _ in range(INNER):
+        after = marquardt.iterate(there, moved.theta if moved else theta, moved.memory if moved else {}, damping)
+        if after is None:
+            break
+        moved = after
+    return moved

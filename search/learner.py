@@ -1,0 +1,83 @@
+"""What a fit is asked for: what may move, what it should make small, by which optimisers."""
+
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from search.adam import Adam
+from search.errors import CampaignError
+from search.losses import SQUARES, Loss
+from search.objective import looks
+from search.parametrise import NESTED, check_words, suits
+from solvers import SolverSchedule
+from teacher.denoiser import Teacher
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Stage(NamedTuple):
+    """A part of a fit."""
+
+    level: str
+    shrink: float
+    optimiser: str
+
+
+class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may move, what it should make small, and how hard it is held.
+
+    level        one of LEVELS
+    through      levels on the way to it, each a stage before the next
+    objective    one of losses.LOSSES
+    consistency  "kept" or "relaxed": whether a row must be exact where all data is one point
+    shrink       strengths towards the start, tried in this order at the last level, the first alone at those before
+    iterations   at most, of each stage
+    patience     iterations without a better `select` that end a stage
+    gain         a stage ends as well when an iteration lowers what it minimises by less than this fraction
+    optimiser    "lm" (search.marquardt) or "adam" (search.adam), whose iterations are many and cheap; "emulated" (search.emulated) asks
+                 the network least; "emulated+lm", "emulated+adam" go on from where that ends
+    damping      where Marquardt's factor starts
+    batch        seeds that go through the network together
+    """
+
+    level: str = "rows"
+    through: tuple[str, ...] = ()
+    objective: str = "rmse"
+    consistency: str = "relaxed"
+    shrink: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (1e-3, 1e-4, 1e-5)
+    iterations: Annotated[int, msgspec.Meta(ge=1)] = 15
+    patience: Annotated[int, msgspec.Meta(ge=1)] = 4
+    gain: Positive = 0.003
+    optimiser: Literal["lm", "adam", "emulated", "emulated+lm", "emulated+adam"] = "emulated+lm"
+    damping: Positive = 1e-2
+    adam: Adam = Adam()
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 16
+
+    def __post_init__(self) -> None:
+        check_words(self.level, self.consistency)
+        way = [NESTED.index(level) if level in NESTED else -1 for level in (*self.through, self.level)]
+        if self.through and (-1 in way or way != sorted(set(way))):
+            raise CampaignError(f"Levels are passed through in the order {', '.join(NESTED)}, up to the one that is asked for.")
+        Loss(self.objective)  # proves its word
+        if self.optimiser == "emulated" and self.objective not in SQUARES:
+            raise CampaignError(f"An emulator knows {', '.join(SQUARES)}, not {self.objective}; choose learner.optimiser=lm.")
+
+    def require(self, teacher: Teacher) -> None:
+        """Raise CampaignError if what should be small cannot be measured on this model."""
+        if looks(self.objective) and len(teacher.shape) != 3:
+            raise CampaignError(f"{teacher.name} makes no pictures, so {self.objective!r} cannot be learned by.")
+
+    def suits(self, schedule: SolverSchedule) -> bool:
+        """Whether it can move anything of the schedule."""
+        return suits(schedule, self.level, self.consistency)
+
+    def stages(self, emulates: bool) -> list[Stage]:
+        """In order. emulates: whether there is an emulator; stages that need one are left out otherwise."""
+        found = list[Stage]()
+        for word in self.optimiser.split("+"):
+            if word == "emulated" and not emulates:
+                continue
+            through = () if found else self.through
+            shrink = self.shrink[:1] if word == "emulated" else self.shrink
+            found += [Stage(level, self.shrink[0], word) for level in through] + [Stage(self.level, s, word) for s in shrink]
+        return found
