@@ -35,7 +35,8 @@ from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
 INNER = 3  # iterations on the emulator before the network is asked
-ATTEMPTS = 6  # to find something better in one iteration
+ATTEMPTS = 5  # to find something better in one iteration
+PROBES, NEARBY = 3, 0.1  # how many parameters around the start are asked for first, and how far away
 TINY = 1e-30
 
 
@@ -128,7 +129,7 @@ def _batch(part: Part, teacher: Teacher, given: Mapping[str, float]) -> Batch:
 def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, emulation: Emulation) -> Moved | None:
     """One iteration; None where the emulator, told again and again, finds nothing better. damping: where Marquardt's factor starts."""
     (damping,) = memory.get("damping", (damping,))
-    tried = [*torch.tensor(memory.get("tried", tuple(theta.tolist())), dtype=torch.float64).reshape(-1, len(theta))]
+    tried = [*torch.tensor(memory.get("tried", ()), dtype=torch.float64).reshape(-1, len(theta))] or [*_around(theta), theta]
     now = task.loss.together(emulation.costs(task.form.table(theta), task.loss)) + task.shrinkage(theta)
     for _ in range(ATTEMPTS):
         there = replace(task, parts=emulation.batches([task.form.table(each) for each in tried]))
@@ -143,6 +144,11 @@ def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, emulation
             return Moved(moved.theta, moved.table, loss, 1 - then / now, kept)
         damping *= 4
     return None
+
+
+def _around(theta: Tensor) -> list[Tensor]:
+    """A few parameters near by: of what no known table has moved, labels mostly, an emulator knows no derivative."""
+    return [*(theta + NEARBY * torch.randn(PROBES, len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64))]
 
 
 def _fitted(there: Task, theta: Tensor, damping: float) -> Moved | None:
