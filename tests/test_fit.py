@@ -283,7 +283,7 @@ def test_a_fit_taken_up_anywhere_ends_at_the_same_bits(scene, tmp_path, optimise
         assert last == points[-1]
 
 
-@pytest.mark.parametrize("level", ["rows", "compensation"])
+@pytest.mark.parametrize("level", ["rows", "times+labels"])
 def test_on_an_emulator_a_fit_never_asks_the_network_for_a_derivative(scene, tmp_path, level):
     teacher, fit_on, select_on = scene
     asked, schedule = [], start(teacher)
