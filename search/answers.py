@@ -28,7 +28,7 @@ class Answers:
     """Tensors by number of trial. engine: where they are shared."""
 
     def __init__(self, campaign: str, engine: Engine | None = None) -> None:
-        self._campaign, self._engine = {"campaign": campaign}, engine
+        self._key, self._engine = {"campaign": campaign}, engine
         self._here: dict[int, Tensor] = {}
 
     def keep(self, made: Mapping[int, Tensor]) -> None:
@@ -36,7 +36,7 @@ class Answers:
         if self._engine is None:
             self._here |= made
         elif made:
-            rows = [self._campaign | {"number": n, "answers": _written(tensor)} for n, tensor in sorted(made.items())]
+            rows = [self._key | {"number": n, "answers": _written(tensor)} for n, tensor in sorted(made.items())]
             patiently(lambda engine=self._engine: _asked(engine, KEEP, rows))
 
     def of(self, numbers: Iterable[int]) -> dict[int, Tensor]:
@@ -44,7 +44,7 @@ class Answers:
         wanted = list(numbers)
         missing = [n for n in wanted if n not in self._here]
         if missing and self._engine is not None:
-            found = patiently(lambda engine=self._engine: _asked(engine, READ, self._campaign | {"numbers": missing}))
+            found = patiently(lambda engine=self._engine: _asked(engine, READ, self._key | {"numbers": missing}))
             self._here |= {n: _read(answers) for n, answers in found}
         return {n: self._here[n] for n in wanted if n in self._here}
 
@@ -52,7 +52,7 @@ class Answers:
         """All of the campaign."""
         self._here.clear()
         if self._engine is not None:
-            patiently(lambda engine=self._engine: _asked(engine, FORGET, self._campaign))
+            patiently(lambda engine=self._engine: _asked(engine, FORGET, self._key))
 
 
 def _asked(engine: Engine, statement: TextClause, values: Any) -> Sequence[Any]:

@@ -117,7 +117,7 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     if some.method == "parallel" and (settings.warm or len(settings.nfe) > 1):
         raise CampaignError("Parallel steps cannot be inserted or deleted: their space takes one NFE and no warm starts.")
     if settings.learner:
-        settings.learner.require(teacher)
+        settings.learner.require(teacher, settings.seeds.fit)
         if some.eta[1]:
             raise CampaignError("Steps that inject noise (space.eta) cannot be learned; leave the learner out.")
         if not all(any(settings.learner.suits(space.decode({"answer0": a})) for a in space.answer) for space in spaces.values()):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from search import marquardt
 from search.emulator import POINTS, Emulator, Part, apart, deviations, form
-from search.evaluate import Evaluator
+from search.evaluate import Evaluator, prefixes
 from search.gaps import LIMIT, levels
 from search.learner import Learner
 from search.losses import SQUARES, Loss, View
@@ -40,21 +40,21 @@ PROBES, NEARBY = 3, 0.1  # how many parameters around the start are asked for fi
 TINY = 1e-30
 
 
-def emulation(
+def surrogate(
     learner: Learner, teacher: Teacher, goal: Targets, starts: Sequence[SolverSchedule], progress: Progress
-) -> "Emulation | None":
+) -> "Surrogate | None":
     """What fits from these starts share, where a part of them is learned on an emulator; none where that is not possible.
 
     Coordinates know the mean square of a seed and nothing else of a residual, and they are many where pictures are large.
     """
     wanted = learner.optimiser.startswith("emulated") and learner.objective in SQUARES
-    return Emulation(teacher, goal, starts, progress) if wanted and affordable(teacher, len(goal.seeds)) else None
+    return Surrogate(teacher, goal, starts, progress) if wanted and affordable(teacher, len(goal.seeds)) else None
 
 
-class Emulation:
-    """What the network answered to tables on the seeds of one block; each is asked for once.
+class Surrogate:
+    """An emulator of the network on the seeds of one block, and what it was told: the network's answers to tables, which are kept.
 
-    starts   schedules of one NFE, whose answers span the coordinates (search.paths) and are known from the beginning
+    starts   schedules of one NFE, whose answers span the coordinates (search.paths) and are what it knows at first
     """
 
     def __init__(
@@ -66,22 +66,25 @@ class Emulation:
         self._starts = [compile(start) for start in starts]
         knobs = {name for table in self._starts for evaluation in table.evals for name in evaluation.knobs}
         self._given = dict.fromkeys(knobs, 0.0) | dict(teacher.knobs)
-        self._asked = dict[tuple[float, ...], tuple[Tensor, Tensor]]()
+        self._asked = dict[tuple[Any, ...], tuple[Tensor, Tensor]]()
+        for table in self._starts:  # now, so that a fit which is taken up later finds the same bits
+            self._answered(table)
 
     def costs(self, table: Tableau, loss: Loss) -> Tensor:
         """The cost of every seed, [seeds], by one of SQUARES."""
         return loss.costs(self._answered(table)[0])
 
     def batches(self, tables: Sequence[Tableau]) -> list[Batch]:
-        """The seeds as the emulator sees them, once it knows the answers to these tables and to the starts."""
+        """The seeds as the emulator sees them, once it knows the answers to the starts and these tables, the newest of so many."""
         known = [*self._starts, *tables][-(POINTS // tables[0].nfe) :]
         moved = torch.stack([self._answered(table)[1] for table in known])
-        emulator = Emulator(self._ways, form(known, self._teacher.process, self._given), moved, together=len(self._here))
+        emulator = Emulator(self._ways, form(known, self._teacher.process, self._given), moved)
         return [_batch(part, self._teacher, self._given) for part in emulator.parts]
 
     def _answered(self, table: Tableau) -> tuple[Tensor, Tensor]:
         """Every seed's root mean square, [seeds, 1]; how far answers were from the teacher's own where it is emulated, [S, N, m]."""
-        key = tuple(Numbers.of(table).vector.tolist())
+        dense = table.dense().at(table.visible)
+        key = _rounded((*prefixes(table, dense)[-1], float(dense.a[-1]), *dense.B[-1].tolist()))
         if key not in self._asked:
             ((_, drawn),) = self._evaluator.drawn([table])
             answers = self._ways.reduced(torch.stack([answer[self._here].flatten(1) for answer in drawn.answers], 1))
@@ -91,7 +94,7 @@ class Emulation:
         return self._asked[key]
 
 
-class Emulated(Batch):
+class SurrogateBatch(Batch):
     """Seeds whose network is the emulator: it costs little to ask, so no state is kept and forked."""
 
     @torch.no_grad()
@@ -111,6 +114,11 @@ class Emulated(Batch):
         return self.finish(state, self.ask(*request), view)
 
 
+def _rounded(key: Any) -> Any:
+    """Two tables that differ by rounding are one."""
+    return tuple(map(_rounded, key)) if isinstance(key, tuple) else round(key, 12) if isinstance(key, float) else key
+
+
 def _batch(part: Part, teacher: Teacher, given: Mapping[str, float]) -> Batch:
     """The seeds of a part, in coordinates scaled so that a mean over them is one over pixels."""
     ways, process = part.paths, teacher.process
@@ -123,21 +131,21 @@ def _batch(part: Part, teacher: Teacher, given: Mapping[str, float]) -> Batch:
         answer = part.answer(x.double()[:, None] / unit, own[None], alpha[None], sigma[None], off[None])
         return (answer[:, 0] * unit).to(x)
 
-    return Emulated(replace(teacher, denoiser=denoiser, knobs=()), (ways.noise * unit).float(), (ways.images * unit).float(), None)
+    return SurrogateBatch(replace(teacher, denoiser=denoiser, knobs=()), (ways.noise * unit).float(), (ways.images * unit).float(), None)
 
 
-def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, emulation: Emulation) -> Moved | None:
+def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, surrogate: Surrogate) -> Moved | None:
     """One iteration; None where the emulator, told again and again, finds nothing better. damping: where Marquardt's factor starts."""
     (damping,) = memory.get("damping", (damping,))
     tried = [*torch.tensor(memory.get("tried", ()), dtype=torch.float64).reshape(-1, len(theta))] or [*_around(theta), theta]
-    now = task.loss.together(emulation.costs(task.form.table(theta), task.loss)) + task.shrinkage(theta)
+    now = task.loss.together(surrogate.costs(task.form.table(theta), task.loss)) + task.shrinkage(theta)
     for _ in range(ATTEMPTS):
-        there = replace(task, parts=emulation.batches([task.form.table(each) for each in tried]))
+        there = replace(task, parts=surrogate.batches([task.form.table(each) for each in tried]))
         moved = _fitted(there, theta, damping)
         if moved is None:
             return None
         tried.append(moved.theta)
-        loss = task.loss.together(emulation.costs(moved.table, task.loss))
+        loss = task.loss.together(surrogate.costs(moved.table, task.loss))
         then = loss + task.shrinkage(moved.theta)
         if then < now:
             kept = {"damping": (damping / 3,), "tried": tuple(torch.cat(tried).tolist())}

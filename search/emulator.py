@@ -11,10 +11,9 @@ linear network would do, the second, a rational quadratic (Rasmussen and William
 states of a candidate one by one, and at its end the error.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -32,7 +31,7 @@ OFFSET = 0.5  # of a label or a knob, what is far
 UNSEEN = 1e6  # the variance of an answer that a seed did not get, because its candidate was stopped, or went astray
 ASTRAY = 30.0  # deviations of the noise per pixel: farther away nothing is learned
 POINTS = 400  # answers of a seed to be conditioned on, at most
-TOGETHER = 16  # seeds in one go, which bounds the memory
+ROOM = 2**22  # numbers of the kernels of the seeds that are handled in one go, which bounds the memory
 
 
 class Form(NamedTuple):
@@ -76,11 +75,15 @@ def deviations(form: Form, answers: Tensor, paths: Paths) -> Tensor:
 
 @dataclass(frozen=True)
 class Points:
-    """Where answers are known or wanted, on some seeds: z [S, n, m], lambda [n], apart [n, e]."""
+    """Where answers are known or wanted, on some seeds: z [S, n, m], lambda [n], apart [n, e]; sizes [S, n], squared distances to it."""
 
     z: Tensor
     lambdas: Tensor
     apart: Tensor
+    sizes: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", self.z.square().sum(-1) / LENGTH**2 + self.apart.square().sum(-1))
 
     def kernel(self, other: "Points") -> Tensor:
         """Covariances [S, n, n']."""
@@ -89,23 +92,18 @@ class Points:
         far = self.sizes[..., None] + other.sizes[:, None] - 2 * inner
         return inner / along + BENT / (far + along)
 
-    @functools.cached_property
-    def sizes(self) -> Tensor:
-        """What a point has of distance from the teacher's way, squared: [S, n]."""
-        return self.z.square().sum(-1) / LENGTH**2 + self.apart.square().sum(-1)
-
 
 class Emulator:
-    """Conditioned on finished trials.
+    """Conditioned on tables that the network has answered: finished trials, or those of a fit.
 
-    form      of the trials
+    form      of the tables
     moved     how far their answers were from the teacher's (`deviations`), [trials, S, N, m]; nan on seeds where they did not go
     workers   threads: seeds have nothing to do with one another
-    together  seeds of one part
     """
 
-    def __init__(self, paths: Paths, form: Form, moved: Tensor, workers: int = 1, together: int = TOGETHER) -> None:
-        self._workers, groups = workers, torch.arange(len(paths.noise)).split(together)
+    def __init__(self, paths: Paths, form: Form, moved: Tensor, workers: int = 1) -> None:
+        seeds, points = len(paths.noise), form.lambdas.numel()
+        self._workers, groups = workers, torch.arange(seeds).split(max(1, min(-(-seeds // workers), ROOM // points**2)))
         with ThreadPoolExecutor(workers) as pool:
             self.parts = list(pool.map(lambda seeds: _part(paths.on(seeds), form, moved[:, seeds]), groups))
 

@@ -2,9 +2,10 @@
 
     minimise   loss(theta) + shrink * loss(0) * |theta|^2,      Tikhonov's shrinkage towards the start
 
-A fit is a list of stages (level, shrink): levels to pass through, then the one asked for at every strength, strongest first.
-A stage begins where `select` was best so far, so the strength is chosen there too. Everything between two iterations is one
-record, `Point`: writing it down after each makes a killed fit go on to the same bits.
+A fit is a list of stages (level, shrink, optimiser): levels to pass through, then the one asked for at every strength, strongest
+first; where it begins on an emulator, once at the strongest before that. A stage begins where `select` was best so far, so the
+strength is chosen there too. Everything between two iterations is one record, `Point`: writing it down after each makes a killed
+fit go on to the same bits.
 """
 
 import functools
@@ -15,8 +16,7 @@ import torch
 from torch import Tensor
 
 from search import adam, emulated, marquardt
-from search.emulated import Emulation
-from search.errors import CampaignError
+from search.emulated import Surrogate
 from search.learner import Learner
 from search.losses import Loss
 from search.parametrise import Parametrisation
@@ -55,7 +55,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Fit:
-    """One schedule, one learner, two blocks of seeds. emulation: of the network on `fit_on`, shared by the fits that are compared."""
+    """One schedule, one learner, two blocks of seeds. surrogate: of the network on `fit_on`, shared by the fits that are compared."""
 
     def __init__(
         self,
@@ -64,12 +64,10 @@ class Fit:
         fit_on: Targets,
         select_on: Targets,
         learner: Learner,
-        emulation: Emulation | None = None,
+        surrogate: Surrogate | None = None,
     ) -> None:
-        self.schedule, self.learner, self.emulation = schedule, learner, emulation
-        self.stages = learner.stages(emulation is not None)
-        if not self.stages:
-            raise CampaignError(f"{teacher.name} has too many pixels for an emulator of it; choose learner.optimiser=lm or adam.")
+        self.schedule, self.learner, self.surrogate = schedule, learner, surrogate
+        self.stages = learner.stages("" if surrogate else "emulated")
         self.fit_on, self.select_on = (batches(teacher, block, learner.batch) for block in (fit_on, select_on))
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a fit lives as long as its process)
@@ -148,14 +146,15 @@ class Fit:
         theta, learner, optimiser = torch.tensor(point.theta, dtype=torch.float64), self.learner, self.stages[point.stage].optimiser
         if optimiser == "adam":
             return adam.iterate(task, theta, point.memory, learner.adam, point.start, point.iteration)
-        if optimiser == "emulated" and self.emulation:
-            return emulated.iterate(task, theta, point.memory, learner.damping, self.emulation)
+        if optimiser == "emulated":
+            assert self.surrogate is not None  # without one there is no such stage
+            return emulated.iterate(task, theta, point.memory, learner.damping, self.surrogate)
         return marquardt.iterate(task, theta, point.memory, learner.damping)
 
     def turn(self, point: Point) -> Point:
         """To the next stage, from what is best so far; weaker shrinkage is tried only while it helps."""
-        helped, here = point.best < point.stale, self.stages[point.stage]
-        rest = [k for k in range(point.stage + 1, len(self.stages)) if helped or self.stages[k]._replace(shrink=here.shrink) != here]
+        helped, (level, _, optimiser) = point.best < point.stale, self.stages[point.stage]
+        rest = [k for k, (after, _, by) in enumerate(self.stages) if k > point.stage and (helped or (after, by) != (level, optimiser))]
         if not rest:
             return msgspec.structs.replace(point, done=True)
         theta = self.form(rest[0]).zeros()

@@ -7,10 +7,11 @@ import msgspec
 import torch
 from rich.progress import Progress
 
-from search.emulated import emulation
+from search.emulated import surrogate
 from search.errors import CampaignError
 from search.fit import Fit, Point
 from search.learner import Learner
+from search.parametrise import Parametrisation
 from solvers import SolverSchedule
 from solvers.atomic import write_atomically
 from teacher.denoiser import Teacher
@@ -33,7 +34,9 @@ def fits_from(
     progress: Progress,
 ) -> list[Fit]:
     """A fit from each start, on blocks (fit, select). Their emulator, if they have one, begins with the answers to those beside, too."""
-    shared = emulation(learner, teacher, blocks[0], [*starts, *beside], progress)
+    for schedule in starts:
+        Parametrisation(schedule, learner.level, learner.consistency)  # what cannot be learned is refused before the network is asked
+    shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
     return [Fit(teacher, schedule, *blocks, learner, shared) for schedule in starts]
 
 
@@ -41,7 +44,7 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress)
     """Where fits end, run one after the other with progress bars. Those that begin on an emulator all do; the best KEPT of them go on.
 
     After every iteration `state_of(path)` is written, from which fits that were killed go on to the same numbers, if the question
-    is the same.
+    and the machine are the same.
     """
     state, points = state_of(path), list[Point]()
     if state.exists():
@@ -72,7 +75,7 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress)
     cheap = sum(stage.optimiser == "emulated" for stage in stages)  # they come first
     for k in range(len(fits)):
         follow(k, 0, cheap or len(stages))
-    if cheap:
+    if 0 < cheap < len(stages):
         for k in sorted(range(len(fits)), key=lambda k: points[k].best)[:KEPT]:
             follow(k, cheap, len(stages))
     return points

@@ -79,7 +79,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     model = starts.fitted_for(asked.files) if asked.files and not asked.model.name else asked.model
     home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
     teacher = models.load(model.name, **model.options)
-    asked.learner.require(teacher)
+    asked.learner.require(teacher, asked.seeds.fit)
     if asked.files:
         found, beside = starts.of_files(asked.files, teacher, asked.nfe, asked.insist), list[starts.Start]()
     else:
@@ -92,8 +92,10 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     budget = f"-nfe{asked.nfe}" if asked.files and asked.nfe else ""
     path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}{budget}.schedule.json")
     schedules = [start.schedule for start in found]
-    question = {"from": schedules, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds, "tolerance": asked.tolerance}
-    fits = fits_from(teacher, schedules, [start.schedule for start in beside], (fit_on, select_on), asked.learner, progress)
+    others = [start.schedule for start in beside]
+    question = {"from": schedules, "beside": others, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds}
+    question |= {"tolerance": asked.tolerance}
+    fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress)
     points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
     chosen = min(range(len(fits)), key=lambda k: points[k].best)
     first = min(range(len(fits)), key=lambda k: points[k].curve[0].select)

@@ -9,6 +9,7 @@ from search.errors import CampaignError
 from search.losses import SQUARES, Loss
 from search.objective import looks
 from search.parametrise import NESTED, check_words, suits
+from search.paths import affordable
 from solvers import SolverSchedule
 from teacher.denoiser import Teacher
 
@@ -30,14 +31,14 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     through      levels on the way to it, each a stage before the next
     objective    one of losses.LOSSES
     consistency  "kept" or "relaxed": whether a row must be exact where all data is one point
-    shrink       strengths towards the start, tried in this order at the last level, the first alone at those before
+    shrink       strengths towards the start, tried in this order at the last level; the first alone at those before, and on an emulator
     iterations   at most, of each stage
     patience     iterations without a better `select` that end a stage
     gain         a stage ends as well when an iteration lowers what it minimises by less than this fraction
     optimiser    "lm" (search.marquardt) or "adam" (search.adam), whose iterations are many and cheap; "emulated" (search.emulated) asks
                  the network least; "emulated+lm", "emulated+adam" go on from where that ends
     damping      where Marquardt's factor starts
-    batch        seeds that go through the network together
+    batch        seeds that go through the network together where a derivative is asked for
     """
 
     level: str = "rows"
@@ -62,8 +63,10 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.optimiser == "emulated" and self.objective not in SQUARES:
             raise CampaignError(f"An emulator knows {', '.join(SQUARES)}, not {self.objective}; choose learner.optimiser=lm.")
 
-    def require(self, teacher: Teacher) -> None:
-        """Raise CampaignError if what should be small cannot be measured on this model."""
+    def require(self, teacher: Teacher, seeds: int) -> None:
+        """Raise CampaignError if what should be small cannot be measured, or not be emulated on so many seeds, with this model."""
+        if self.optimiser == "emulated" and not affordable(teacher, seeds):
+            raise CampaignError(f"{teacher.name} has too many pixels for an emulator of it; choose learner.optimiser=lm or adam.")
         if looks(self.objective) and len(teacher.shape) != 3:
             raise CampaignError(f"{teacher.name} makes no pictures, so {self.objective!r} cannot be learned by.")
 
@@ -71,11 +74,11 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether it can move anything of the schedule."""
         return suits(schedule, self.level, self.consistency)
 
-    def stages(self, emulates: bool) -> list[Stage]:
-        """In order. emulates: whether there is an emulator; stages that need one are left out otherwise."""
+    def stages(self, without: str = "") -> list[Stage]:
+        """In order, and without those of one optimiser."""
         found = list[Stage]()
         for word in self.optimiser.split("+"):
-            if word == "emulated" and not emulates:
+            if word == without:
                 continue
             through = () if found else self.through
             shrink = self.shrink[:1] if word == "emulated" else self.shrink

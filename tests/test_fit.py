@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import msgspec
 import pytest
@@ -12,10 +13,10 @@ from torch._C._functorch import peek_interpreter_stack
 
 from search import baselines
 from search.adam import gradient
-from search.emulated import Emulation, emulation
+from search.emulated import Surrogate, surrogate
 from search.errors import CampaignError
 from search.fit import Fit, Point
-from search.follow import followed, state_of
+from search.follow import followed
 from search.learner import Learner
 from search.losses import LOSSES, Loss
 from search.marquardt import normal_equations
@@ -231,7 +232,7 @@ def test_levels_may_be_passed_through_on_the_way_in_their_order(scene):
     teacher, fit_on, select_on = scene
     learner = Learner(through=("times", "weights"), iterations=2, shrink=(1e-3,))
     *_, last = Fit(teacher, start(teacher), fit_on, select_on, learner).run()
-    assert [stage.level for stage in learner.stages(emulates=False)] == ["times", "weights", "rows"]
+    assert [stage.level for stage in learner.stages(without="emulated")] == ["times", "weights", "rows"]
     assert [entry.stage for entry in last.curve] == [0, 0, 0, 1, 1, 2, 2]
     for through, level in ((("weights", "times"), "rows"), (("rows",), "weights"), (("times",), "parallel"), (("beauty",), "rows")):
         with pytest.raises(CampaignError, match="in the order times, times\\+labels"):
@@ -264,18 +265,18 @@ def test_what_is_kept_is_what_was_best_on_select_and_scores_so_again(scene):
     assert RMSE.shown(last.best) == pytest.approx(min(entry.select for entry in last.curve))
 
 
-def emulations(scene, tmp_path, *starts):
-    """One emulation after the other that knows nothing of the one before."""
+def surrogates(scene, tmp_path, *starts):
+    """One surrogate after the other that knows nothing of the one before."""
     teacher, fit_on, _ = scene
     while True:
-        yield Emulation(teacher, fit_on, starts, root=tmp_path)
+        yield Surrogate(teacher, fit_on, starts, root=tmp_path)
 
 
 @pytest.mark.parametrize("optimiser", ["lm", "emulated+lm"])
 def test_a_fit_taken_up_anywhere_ends_at_the_same_bits(scene, tmp_path, optimiser):
     teacher, fit_on, select_on = scene
     learner, schedule = Learner(iterations=2, shrink=(1e-3,), optimiser=optimiser), start(teacher)
-    anew = emulations(scene, tmp_path, schedule)
+    anew = surrogates(scene, tmp_path, schedule)
     points = list(Fit(teacher, schedule, fit_on, select_on, learner, next(anew)).run())
     for point in points[:: max(1, len(points) // 3)]:
         written = msgspec.json.decode(msgspec.json.encode(point), type=Point)
@@ -296,7 +297,7 @@ def test_on_an_emulator_a_fit_never_asks_the_network_for_a_derivative(scene, tmp
     for optimiser in ("lm", "emulated"):
         asked.clear()
         learner = Learner(level=level, shrink=(1e-3,), iterations=4, optimiser=optimiser)
-        shared = Emulation(seen, fit_on, [schedule], root=tmp_path) if optimiser == "emulated" else None
+        shared = Surrogate(seen, fit_on, [schedule], root=tmp_path) if optimiser == "emulated" else None
         first, *_, last = Fit(seen, schedule, fit_on, select_on, learner, shared).run()
         ends.append(last.best / first.best)
         assert any(asked) == (optimiser == "lm")
@@ -305,14 +306,14 @@ def test_on_an_emulator_a_fit_never_asks_the_network_for_a_derivative(scene, tmp
 
 def test_what_a_table_costs_on_the_emulator_is_what_the_network_says_of_a_table_it_has_answered(scene, tmp_path):
     teacher, schedule = scene[0], start(scene[0])
-    emulation, form = next(emulations(scene, tmp_path, schedule)), Parametrisation(start(scene[0]), "rows", "relaxed")
+    surrogate, form = next(surrogates(scene, tmp_path, schedule)), Parametrisation(start(scene[0]), "rows", "relaxed")
     tables = [form.table(moved(form, scale)) for scale in (0.0, 0.02, 0.05)]
-    parts = emulation.batches(tables)
+    parts = surrogate.batches(tables)
     for table in tables:
         foreseen = torch.cat([RMSE.costs(part.residual(table, RMSE.view)) for part in parts])
-        torch.testing.assert_close(foreseen, emulation.costs(table, RMSE), rtol=0.1, atol=1e-6)
+        torch.testing.assert_close(foreseen, surrogate.costs(table, RMSE), rtol=0.1, atol=1e-6)
         torch.testing.assert_close(
-            emulation.costs(table, RMSE), torch.cat([RMSE.costs(b.residual(table, RMSE.view)) for b in batches(teacher, scene[1], 7)])
+            surrogate.costs(table, RMSE), torch.cat([RMSE.costs(b.residual(table, RMSE.view)) for b in batches(teacher, scene[1], 7)])
         )
 
 
@@ -321,46 +322,58 @@ def test_an_emulator_is_refused_what_it_does_not_know(scene, tmp_path, monkeypat
     with pytest.raises(CampaignError, match="knows rmse, huber, trimmed, not l1"):
         Learner(optimiser="emulated", objective="l1")
     schedule, quiet = start(teacher), Progress(disable=True)
-    assert emulation(Learner(objective="l1"), teacher, fit_on, [schedule], quiet) is None
-    assert emulation(Learner(optimiser="lm"), teacher, fit_on, [schedule], quiet) is None
+    assert surrogate(Learner(objective="l1"), teacher, fit_on, [schedule], quiet) is None
+    assert surrogate(Learner(optimiser="lm"), teacher, fit_on, [schedule], quiet) is None
     monkeypatch.setattr("search.paths.LARGEST", 10)
-    assert emulation(Learner(), teacher, fit_on, [schedule], quiet) is None
+    assert surrogate(Learner(), teacher, fit_on, [schedule], quiet) is None
     assert {stage.optimiser for stage in Fit(teacher, schedule, fit_on, select_on, Learner()).stages} == {"lm"}
     with pytest.raises(CampaignError, match="too many pixels for an emulator"):
-        Fit(teacher, schedule, fit_on, select_on, Learner(optimiser="emulated"))
+        Learner(optimiser="emulated").require(teacher, 32)
 
 
-def test_of_several_fits_the_best_two_go_on_from_the_emulator_and_a_kill_changes_nothing(scene, tmp_path):
+class Killed(Exception):
+    """At a moment of our choosing."""
+
+
+def test_of_several_fits_the_best_two_go_on_from_the_emulator_and_a_kill_changes_nothing(scene, tmp_path, monkeypatch):
     teacher, fit_on, select_on = scene
-    starts = [start(teacher, name) for name in ("ddim", "dpmpp-2m", "unipc-2")]
-    learner = Learner(level="times", iterations=2, shrink=(1e-3,))
-    anew = emulations(scene, tmp_path, *starts)
+    monkeypatch.setattr("search.emulated.SEEDS", 20)  # of 32
+    starts, writes, last = [start(teacher, name) for name in ("ddim", "dpmpp-2m", "unipc-2")], itertools.count(1), math.inf
+    learner = Learner(level="times", objective="huber", iterations=2, shrink=(1e-3,))
+    anew = surrogates(scene, tmp_path, *starts)
 
-    def fits():
+    def follow(path):
         shared = next(anew)
-        return [Fit(teacher, schedule, fit_on, select_on, learner, shared) for schedule in starts]
+        fits = [Fit(teacher, schedule, fit_on, select_on, learner, shared) for schedule in starts]
+        return followed(fits, path, "question", Progress(disable=True))
 
-    whole = followed(fits(), tmp_path / "whole", "question", Progress(disable=True))
+    def write(path, data):
+        if next(writes) > last:
+            raise Killed
+        path.write_bytes(data)
+
+    monkeypatch.setattr("search.follow.write_atomically", write)
+    whole = follow(tmp_path / "whole")
     went_on = [k for k, point in enumerate(whole) if point.done]
     assert went_on == sorted(sorted(range(3), key=lambda k: min(e.select for e in whole[k].curve if e.stage == 0))[:2])
-    second = list(fits()[1].run(fits()[1].begin(whole[0].delta)))
-    path = tmp_path / "killed"
-    state_of(path).write_bytes(msgspec.json.encode(("question", [whole[0], second[1]])))
-    assert followed(fits(), path, "question", Progress(disable=True)) == whole
+    for last in range(2, next(writes), 6):
+        writes = itertools.count(1)
+        with pytest.raises(Killed):
+            follow(tmp_path / f"killed after {last}")
+        writes = itertools.count(-math.inf)
+        assert follow(tmp_path / f"killed after {last}") == whole
 
 
-def test_fits_killed_anywhere_end_at_the_same_bits_and_share_one_loss(scene, tmp_path):
-    teacher, fit_on, select_on = scene
-    learner = Learner(level="times", objective="huber", iterations=1, shrink=(1e-3,))
-    fits = [Fit(teacher, start(teacher, name), fit_on, select_on, learner) for name in ("dpmpp-2m", "unipc-2")]
-    whole = followed(fits, tmp_path / "whole", "question", Progress(disable=True))
-    assert len({point.delta for point in whole}) == 1
-    second = list(fits[1].run(fits[1].begin(whole[0].delta)))
-    for k, stopped in enumerate(([whole[0]], [whole[0], second[1]], whole)):
-        path = tmp_path / f"{k}"
-        state_of(path).write_bytes(msgspec.json.encode(("question", stopped)))
-        assert followed(fits, path, "question", Progress(disable=True)) == whole
-    assert followed(fits, path, "another question", Progress(disable=True))[0].curve == whole[0].curve
+def test_an_emulator_tells_tables_apart_that_differ_in_what_is_handed_to_the_network_alone(tmp_path):
+    teacher = load("digits", guidance=2.0)
+    goal = targets(teacher, "fit", 2, tolerance=0.05, root=tmp_path)
+    plain = start(teacher, steps=3)
+    told = msgspec.structs.replace(plain, steps=tuple(msgspec.structs.replace(step, knobs={"guidance": 1.3}) for step in plain.steps))
+    shared = Surrogate(teacher, goal, [plain, told], root=tmp_path)
+    for schedule in (plain, told):
+        table = compile(schedule)
+        true = torch.cat([RMSE.costs(part.residual(table, RMSE.view)) for part in batches(teacher, goal, 2)])
+        torch.testing.assert_close(shared.costs(table, RMSE), true, rtol=1e-3, atol=1e-8)
 
 
 def test_known_solvers_with_a_guessed_first_answer_spend_the_same_evaluations(scene):
