@@ -4,17 +4,19 @@
 
 Every sampler gets the same known solvers to start from, the same evaluator without racing, the same number of trials. A cell is
 one campaign in memory: after every generation the evaluations so far, those of S3's emulator included, and the best value on fit
-seeds; every 40 trials that candidate's error on test seeds too. The table is the median over study seeds; "to reach TPE" counts
-evaluations to TPE's last median on fit.
+seeds; every 40 trials that candidate's error on test seeds too. The table has the median over study seeds and their range, and so has
+docs/bench-search/curves.png; "to reach TPE" counts evaluations to TPE's last median on fit.
 """
 
 import itertools
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from rich.progress import Progress
 
 from search import storage
@@ -27,6 +29,7 @@ from search.race import Race
 from search.settings import settings
 from search.study import finish
 from search.study import run as score
+from search.style import FOUND, GREY, KNOWN, figure_of, plain, png, styled
 from search.tune import tune_known
 from solvers import compile
 from solvers.atomic import write_atomically
@@ -43,6 +46,7 @@ SAMPLERS = {  # name -> sampler, its options, its space
     "s3 by features": ("s3", {"rounds": 0}, {}),
     "s3": ("s3", {}, {}),
 }
+COLORS = (GREY, KNOWN, "#e69f00", "#009e73", "#cc79a7", FOUND)
 PLAN = list(itertools.product(("digits", "galaxies"), (5, 8), range(5), SAMPLERS))
 
 
@@ -84,11 +88,21 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
     write_atomically(cell(model, nfe, name, seed), (json.dumps(points) + "\n").encode())
 
 
+def cells(model: str, nfe: int, name: str) -> list[list[dict[str, float]]]:
+    """The curves of the study seeds that are there."""
+    return [json.loads(path.read_text()) for seed in range(99) if (path := cell(model, nfe, name, seed)).exists()]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Their median and their range."""
+    return f"{statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
 def table() -> str:
-    """Medians over the study seeds that are there."""
+    """Medians and ranges over the study seeds that are there."""
     lines = ["| model, NFE | sampler | seeds | fit | test | evaluations to reach TPE's last value |", "|---|---|---|---|---|---|"]
     for model, nfe in itertools.product(("digits", "galaxies"), (5, 8)):
-        found = {name: [json.loads(p.read_text()) for s in range(99) if (p := cell(model, nfe, name, s)).exists()] for name in SAMPLERS}
+        found = {name: cells(model, nfe, name) for name in SAMPLERS}
         if not found["tpe"]:
             continue
         goal = statistics.median(curve[-1]["fit"] for curve in found["tpe"])
@@ -96,12 +110,33 @@ def table() -> str:
         for name, curves in found.items():
             if not curves:
                 continue
-            ends = [statistics.median(curve[-1][block] for curve in curves) for block in ("fit", "test")]
+            ends = [spread([curve[-1][block] for curve in curves]) for block in ("fit", "test")]
             needed = [next((p["logical"] for p in curve if p["fit"] <= goal), None) for curve in curves]
             reached = sorted(n / whole for n in needed if n is not None)
             share = f"{statistics.median(reached):.2f} of TPE's budget, {len(reached)} of {len(curves)}" if reached else "none did"
-            lines.append(f"| {model}, {nfe} | {name} | {len(curves)} | {ends[0]:.4f} | {ends[1]:.4f} | {share} |")
+            lines.append(f"| {model}, {nfe} | {name} | {len(curves)} | {ends[0]} | {ends[1]} | {share} |")
     return "\n".join(lines)
+
+
+@styled
+def picture() -> Figure:
+    """Test error of the best on fit against evaluations: the median over study seeds, and their range."""
+    shown = [where for where in itertools.product(("digits", "galaxies"), (5, 8)) if cells(*where, "tpe")]
+    figure = figure_of(1 + 4.5 * len(shown), 4.6)
+    for k, (model, nfe) in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), k + 1, title=f"{model}, NFE {nfe}", xlabel="network evaluations, thousands", yscale="log")
+        axes.grid()
+        for name, color in zip(SAMPLERS, COLORS, strict=True):
+            curves = [{p["trials"]: p for p in curve if "test" in p} for curve in cells(model, nfe, name)]
+            trials = sorted(set.intersection(*map(set, curves))) if curves else []
+            x = [statistics.median(curve[t]["logical"] for curve in curves) / 1000 for t in trials]
+            errors = [[curve[t]["test"] for curve in curves] for t in trials]
+            axes.fill_between(x, list(map(min, errors)), list(map(max, errors)), color=color, alpha=0.15, lw=0)
+            axes.plot(x, list(map(statistics.median, errors)), color=color, marker="o", ms=3, label=name if k == 0 else None)
+        plain(axes.yaxis)
+    figure.axes[0].set_ylabel("test RMSE to the teacher")
+    figure.legend(loc="outside lower center", ncols=6)
+    return figure
 
 
 if __name__ == "__main__":
@@ -112,3 +147,4 @@ if __name__ == "__main__":
         if not cell(model, nfe, name, seed).exists():
             run(model, nfe, name, seed)
     print(table())
+    write_atomically(CELLS / "curves.png", png(picture()))
