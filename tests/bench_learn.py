@@ -109,7 +109,7 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         assert outcome is not None  # nobody else works on it
         found = Path(directory) / f"{Path(directory).name}.schedule.json"
         file = load(outcome.schedule_file if what == "searched+learned" else found)  # a campaign that was polished keeps both
-        table, parameters, name = file.tableau, 0, file.provenance.note or "found"
+        table, parameters, name = file.tableau, 0, (file.provenance.note or "found").split(",")[0]
     else:
         learner = LEARNERS[what]
         begin, count = starts.of_known(ours, known, learner), starts.COUNT if what == "starts" else 1
@@ -175,7 +175,7 @@ def table() -> str:
         spread = [f"{i.value:{form}} ({i.low:{form}} to {i.high:{form}})" for i, form in ((c.test, ".4f"), (c.ratio, ".3f"))]
         numbers = [f"{c.fit:.4f}", f"{c.select:.4f}", spread[0], f"{c.median:.4f}", f"{c.trimmed:.4f}", f"{100 * c.worst:.0f} %", spread[1]]
         numbers += [f"{c.lpips[k]:.4f}" if k in c.lpips else "" for k in ("lpips-alex", "lpips-vgg")]
-        fitted = [f"{c.cost:.2f}" if c.cost else "", str(c.memory), c.sampler]
+        fitted = [f"{c.cost:.2f}" if c.cost >= 0.005 else "", str(c.memory), c.sampler]
         lines.append("| " + " | ".join([*map(str, question), str(c.parameters or ""), *numbers, *fitted]) + " |")
     return "\n".join(lines)
 
