@@ -38,7 +38,7 @@ def steps(found: SolverSchedule, known: SolverSchedule | None, names: Sequence[s
     handles = [Line2D([], [], ls="", marker=marker, ms=size, mew=size / 6, color=INK, label=label) for marker, size, label in key]
     if any(step.answer != "network" for step in every):
         handles.append(Line2D([], [], ls="", marker="o", ms=10, mec=INK, mfc="white", label="without the network"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), handletextpad=0.3)
     return figure
 
 
