@@ -87,10 +87,9 @@ class Surrogate:
         key = _rounded((*prefixes(table, dense)[-1], float(dense.a[-1]), *dense.B[-1].tolist()))
         if key not in self._asked:
             ((_, drawn),) = self._evaluator.drawn([table])
-            answers = self._ways.reduced(torch.stack([answer[self._here].flatten(1) for answer in drawn.answers], 1))
-            seen = form([table], self._teacher.process, self._given)
+            answers = [answer[self._here] for answer in drawn.answers]
             squares = squared(drawn.images, self._evaluator.targets.images).double()
-            self._asked[key] = squares.sqrt()[:, None], deviations(seen, answers, self._ways)
+            self._asked[key] = squares.sqrt()[:, None], deviations(table, answers, self._teacher.process, self._ways)
         return self._asked[key]
 
 
@@ -138,13 +137,15 @@ def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, surrogate
     """One iteration; None where the emulator, told again and again, finds nothing better. damping: where Marquardt's factor starts."""
     (damping,) = memory.get("damping", (damping,))
     tried = [*torch.tensor(memory.get("tried", ()), dtype=torch.float64).reshape(-1, len(theta))] or [*_around(theta), theta]
+    tables = [task.form.table(each) for each in tried]
     now = task.loss.together(surrogate.costs(task.form.table(theta), task.loss)) + task.shrinkage(theta)
     for _ in range(ATTEMPTS):
-        there = replace(task, parts=surrogate.batches([task.form.table(each) for each in tried]))
+        there = replace(task, parts=surrogate.batches(tables))
         moved = _fitted(there, theta, damping)
         if moved is None:
             return None
         tried.append(moved.theta)
+        tables.append(moved.table)
         loss = task.loss.together(surrogate.costs(moved.table, task.loss))
         then = loss + task.shrinkage(moved.theta)
         if then < now:

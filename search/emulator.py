@@ -68,14 +68,18 @@ def apart(told: Tensor, own: Tensor, knobs: Mapping[str, float], given: Mapping[
     return torch.stack([told - own, *(own.new_tensor(knobs.get(name, usual) - usual) for name, usual in sorted(given.items()))]) / OFFSET
 
 
-def deviations(form: Form, answers: Tensor, paths: Paths) -> Tensor:
-    """How far answers [S, N, m] to one table are from the teacher's own at the lambdas of their states."""
-    return answers - paths.there(form.lambdas[0])[0]
+def deviations(table: Tableau, answers: Sequence[Tensor], process: Process, paths: Paths) -> Tensor:
+    """How far the N answers to a table, pictures of S seeds each, are from the teacher's own at the lambdas of their states, [S, N, m]."""
+    lambdas = levels(process, torch.tensor(table.asked, dtype=torch.float64))
+    return paths.reduced(torch.stack([answer.flatten(1) for answer in answers], 1)) - paths.there(lambdas)[0]
 
 
 @dataclass(frozen=True)
 class Points:
-    """Where answers are known or wanted, on some seeds: z [S, n, m], lambda [n], apart [n, e]; sizes [S, n], squared distances to it."""
+    """Where answers are known or wanted, on some seeds: z [S, n, m], lambda [n], apart [n, e].
+
+    sizes   squared distances from the teacher's way, [S, n]
+    """
 
     z: Tensor
     lambdas: Tensor
@@ -142,10 +146,10 @@ class Part:
 def _part(paths: Paths, form: Form, moved: Tensor) -> Part:
     count, _, evaluations, size = moved.shape
     drawn = moved.isfinite().all(-1).all(-1)  # [trials, S]
-    teacher = paths.there(form.lambdas.flatten())[0].unflatten(1, (count, evaluations)).transpose(0, 1)
+    own, eps = paths.there(form.lambdas.flatten())
+    teacher = own.unflatten(1, (count, evaluations)).transpose(0, 1)
     answers = torch.where(drawn[..., None, None], teacher + moved, teacher)
     states = torch.stack([_state(paths, form, answers[:, :, :k], k) for k in range(evaluations)], 2)  # [trials, S, N, m]
-    own, eps = paths.there(form.lambdas.flatten())
     z = _z(paths, states.transpose(0, 1).flatten(1, 2), form.alphas.flatten(), form.sigmas.flatten(), own, eps)
     z = z.unflatten(1, (count, evaluations)).transpose(0, 1)
     drawn &= z.norm(dim=-1).amax(-1) < ASTRAY

@@ -74,9 +74,9 @@ class Foresight:
         def moved(tableau: Tableau, drawn: Drawn, which: Tensor) -> Tensor:
             here = which < SEEDS
             mine = ways.on(which[here])
-            answers = mine.reduced(torch.stack([answer[here].flatten(1) for answer in drawn.answers], 1))
-            found = answers.new_full((len(which), *answers.shape[1:]), math.nan)
-            found[here] = deviations(form([tableau], self._campaign.teacher.process, self._given), answers, mine)
+            seen = deviations(tableau, [answer[here] for answer in drawn.answers], self._campaign.teacher.process, mine)
+            found = seen.new_full((len(which), *seen.shape[1:]), math.nan)
+            found[here] = seen
             return found.half()
 
         return moved

@@ -23,6 +23,7 @@ from search import storage
 from search.answers import Answers
 from search.board import Board
 from search.campaign import campaign
+from search.charts import OTHERS
 from search.foresight import Foresight, overhead
 from search.proposals import Proposals
 from search.race import Race
@@ -46,7 +47,7 @@ SAMPLERS = {  # name -> sampler, its options, its space
     "s3 by features": ("s3", {"rounds": 0}, {}),
     "s3": ("s3", {}, {}),
 }
-COLORS = (GREY, KNOWN, "#e69f00", "#009e73", "#cc79a7", FOUND)
+COLORS = (GREY, KNOWN, *(color for color, _ in OTHERS[:3]), FOUND)
 PLAN = list(itertools.product(("digits", "galaxies"), (5, 8), range(5), SAMPLERS))
 
 

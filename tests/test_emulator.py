@@ -38,8 +38,7 @@ def answered(evaluator, tables, ways):
     errors = torch.stack([squared(found[k].images, evaluator.targets.images) for k in range(len(tables))])
     moved = []
     for k, table in enumerate(tables):
-        answers = ways.reduced(torch.stack([a.flatten(1) for a in found[k].answers], 1))
-        moved.append(deviations(form([table], evaluator.teacher.process, {}), answers, ways))
+        moved.append(deviations(table, found[k].answers, evaluator.teacher.process, ways))
     return errors, torch.stack(moved)
 
 
