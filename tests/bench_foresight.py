@@ -59,7 +59,7 @@ def main(directory: Path) -> None:
             assert foresee is not None
             following = done[seen : seen + AHEAD]
             found, true = foresee([t.params for t in following]).mean(1), np.array([t.value for t in following])
-            taus.append({"emulator": tau(found, true), **{name: others[seen][name] for name in ("features", "parameters")}})
+            taus.append(others[seen] | {"emulator": tau(found, true)})
             misses.append(float(np.median(np.abs(np.log(found) / 2 - np.log(true)))))
             print(seen, {name: round(value, 2) for name, value in taus[-1].items()}, f"miss {misses[-1]:.3f}", flush=True)
     print("mean", {name: round(float(np.mean([t[name] for t in taus])), 3) for name in taus[0]}, f"miss {np.mean(misses):.3f}")

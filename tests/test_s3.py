@@ -183,7 +183,7 @@ def test_with_features_a_shortlist_is_described_for_every_proposal_and_chosen_fr
 def test_with_features_the_ranks_of_a_campaign_show_both_predictors():
     study = optimised(optuna.samplers.RandomSampler(seed=2), 120)
     found = ranked(study.trials, SPACE, lambda params: (bowl(params),))
-    assert list(found[-1].taus) == ["features", "parameters", "linear", "nearest"]
+    assert list(found[-1].taus) == ["features", "parameters", "linear", "boosting"]
     assert found[-1].taus["features"] > 0.8
 
 
