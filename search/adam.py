@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search.task import Memory, Moved, Task
+from search.trajectory import TrajectoryBatch
 from solvers import ScheduleError
 
 Fraction = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -24,13 +25,14 @@ class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate     of learning
     clip     longest gradient
     average  what the running mean keeps at every step
-    memory   "full" holds what every evaluation computed until its gradient is taken; "rows" computes it again, evaluation by evaluation
+    memory   "full" holds what every evaluation computed until its gradient is taken; "rows" computes it again, evaluation by evaluation;
+             "greedy", for objective=trajectory, learns each row by the next state alone, and holds one evaluation
     """
 
     rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-2
     clip: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     average: Fraction = 0.95
-    memory: Literal["full", "rows"] = "full"
+    memory: Literal["full", "rows", "greedy"] = "full"
 
 
 def iterate(task: Task, theta: Tensor, memory: Memory, adam: Adam, start: float, number: int) -> Moved | None:
@@ -59,7 +61,17 @@ def iterate(task: Task, theta: Tensor, memory: Memory, adam: Adam, start: float,
 def gradient(task: Task, k: int, theta: Tensor, memory: str = "full") -> Tensor:
     """Of the loss of batch k and the shrinkage, [P]."""
     theta = theta.detach().requires_grad_()
-    costs = task.loss.costs(task.parts[k].traced(task.form(theta), task.loss.view, memory))
-    whole = task.loss.joined(costs) + task.shrink * theta.square().sum()
-    (slope,) = torch.autograd.grad(whole, theta)
-    return slope.nan_to_num(0.0, 0.0, 0.0)
+    table, part, loss = task.form(theta), task.parts[k], task.loss
+    if memory == "greedy":
+        assert isinstance(part, TrajectoryBatch)  # a learner proves it
+        slopes = [_slope(loss.joined(loss.costs(residual)), theta) for residual in part.greedy(table, loss.view)]
+        slope = torch.stack(slopes).mean(0)
+    else:
+        slope = _slope(loss.joined(loss.costs(part.traced(table, loss.view, memory))), theta)
+    return (slope + 2 * task.shrink * theta.detach()).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _slope(value: Tensor, theta: Tensor) -> Tensor:
+    """d value / d theta; what leads from theta to the table is kept for the next."""
+    (slope,) = torch.autograd.grad(value, theta, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return slope

@@ -22,14 +22,14 @@ from torch import Tensor
 from search import marquardt
 from search.emulator import POINTS, Emulator, Part, apart, deviations, form
 from search.evaluate import Evaluator, prefixes
-from search.gaps import LIMIT, levels
+from search.gaps import level, levels
 from search.learner import Learner
 from search.losses import SQUARES, Loss, View
 from search.objective import squared
 from search.paths import SEEDS, affordable, paths
 from search.residuals import Batch, Numbers
 from search.task import Memory, Moved, Task
-from solvers import At, SolverSchedule, Tableau, advance, begin, compile
+from solvers import At, SolverSchedule, Tableau, compile
 from teacher import cache
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
@@ -37,7 +37,6 @@ from teacher.trajectories import Targets
 INNER = 3  # iterations on the emulator before the network is asked
 ATTEMPTS = 5  # to find something better in one iteration
 PROBES, NEARBY = 3, 0.1  # how many parameters around the start are asked for first, and how far away
-TINY = 1e-30
 
 
 def surrogate(
@@ -108,9 +107,7 @@ class SurrogateBatch(Batch):
 
     def residual(self, table: Tableau, view: View) -> Tensor:
         """As that of a Batch."""
-        state, request = advance(begin(table, self.noise))
-        assert request is not None  # a table without evaluations has no parameters
-        return self.finish(state, self.ask(*request), view)
+        return self.asked(table, view)
 
 
 def _rounded(key: Any) -> Any:
@@ -125,7 +122,7 @@ def _batch(part: Part, teacher: Teacher, given: Mapping[str, float]) -> Batch:
 
     def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
         alpha, sigma = at.alpha.double(), at.sigma.double()
-        own = (alpha.clamp_min(TINY).log() - sigma.log()).clamp(-LIMIT, LIMIT)
+        own = level(alpha, sigma)
         off = apart(levels(process, at.label), own, knobs, given)
         answer = part.answer(x.double()[:, None] / unit, own[None], alpha[None], sigma[None], off[None])
         return (answer[:, 0] * unit).to(x)

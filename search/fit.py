@@ -22,6 +22,7 @@ from search.losses import Loss
 from search.parametrise import Parametrisation
 from search.residuals import Batch, batches
 from search.task import Memory, Moved, Task
+from search.trajectory import trajectory_batches
 from solvers import SolverSchedule, Tableau, compile
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
@@ -68,7 +69,8 @@ class Fit:
     ) -> None:
         self.schedule, self.learner, self.surrogate = schedule, learner, surrogate
         self.stages = learner.stages("" if surrogate else "emulated")
-        self.fit_on, self.select_on = (batches(teacher, block, learner.batch) for block in (fit_on, select_on))
+        seen = trajectory_batches if learner.objective == "trajectory" else batches
+        self.fit_on, self.select_on = (seen(teacher, block, learner.batch) for block in (fit_on, select_on))
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a fit lives as long as its process)
     def form(self, stage: int) -> Parametrisation:
@@ -122,7 +124,7 @@ class Fit:
         form, learner, loss = self.form(point.stage), self.learner, Loss(self.learner.objective, point.delta)
         if not form.count:
             return self.turn(point)
-        moved = self.moved(point, Task(form, loss, self.stages[point.stage].shrink * point.start, self.fit_on))
+        moved = self.moved(point, Task(form, loss, self.stages[point.stage].shrink * point.start, self.parts(point, loss)))
         if moved is None:
             return self.turn(point)
         select = loss.together(self.costs(self.select_on, moved.table, loss))
@@ -140,6 +142,13 @@ class Fit:
             point = msgspec.structs.replace(point, best=select, best_theta=point.theta, best_stage=point.stage)
         ends = point.iteration >= learner.iterations or point.since >= learner.patience
         return self.turn(point) if ends or moved.gain < learner.gain else point
+
+    def parts(self, point: Point, loss: Loss) -> Sequence[Batch]:
+        """What an iteration is made with: the seeds of `fit`, their noise moved where that is asked for."""
+        if not self.learner.relax or self.stages[point.stage].optimiser == "emulated":
+            return self.fit_on
+        table = self.form(point.stage).table(torch.tensor(point.theta, dtype=torch.float64))
+        return [part.relaxed(table, loss.view, self.learner.relax) for part in self.fit_on]
 
     def moved(self, point: Point, task: Task) -> Moved | None:
         """What the optimiser of the stage makes of it."""

@@ -20,11 +20,17 @@ from torch import Tensor
 from solvers import Process, ScheduleError, named_grid
 
 LIMIT = 8.0
+TINY = 1e-30
 
 
 def levels(process: Process, times: Tensor) -> Tensor:
     """Lambda of each, finite; a time past the noise has none, and stands for the noise."""
     return process.lambda_of(times).clamp(-LIMIT, LIMIT).nan_to_num(-LIMIT)
+
+
+def level(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Lambda where these are, finite."""
+    return (alpha.clamp_min(TINY).log() - sigma.clamp_min(TINY).log()).clamp(-LIMIT, LIMIT)
 
 
 @dataclass(frozen=True)

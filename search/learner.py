@@ -37,6 +37,8 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gain         a stage ends as well when an iteration lowers what it minimises by less than this fraction
     optimiser    "lm" (search.marquardt) or "adam" (search.adam), whose iterations are many and cheap; "emulated" (search.emulated) asks
                  the network least; "emulated+lm", "emulated+adam" go on from where that ends
+    relax        how far the noise of a fit seed may move towards what ends nearer to the teacher, as a share of its norm (LD3: 0.001 P^1/2
+                 / NFE^2 of P pixels); 0: every sample is held to its own noise. An emulator does not know it
     damping      where Marquardt's factor starts
     batch        seeds that go through the network together where a derivative is asked for
     """
@@ -50,6 +52,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience: Annotated[int, msgspec.Meta(ge=1)] = 4
     gain: Positive = 0.003
     optimiser: Literal["lm", "adam", "emulated", "emulated+lm", "emulated+adam"] = "emulated+lm"
+    relax: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     damping: Positive = 1e-2
     adam: Adam = Adam()
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
@@ -60,6 +63,8 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.through and (-1 in way or way != sorted(set(way))):
             raise CampaignError(f"Levels are passed through in the order {', '.join(NESTED)}, up to the one that is asked for.")
         Loss(self.objective)  # proves its word
+        if self.adam.memory == "greedy" and self.objective != "trajectory":
+            raise CampaignError("Only objective=trajectory can be learned greedily: other objectives see nothing but the end.")
         if self.optimiser == "emulated" and self.objective not in SQUARES:
             raise CampaignError(f"An emulator knows {', '.join(SQUARES)}, not {self.objective}; choose learner.optimiser=lm.")
 

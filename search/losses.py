@@ -4,6 +4,7 @@
     l1        mean absolute error, per pixel
     huber     a seed's root mean square e costs e^2 up to delta and 2 delta e - delta^2 beyond; delta is twice the median at the start
     trimmed   the mean square of all seeds but the worst 3 % (some networks have seeds that bifurcate and carry most of the square)
+    trajectory   as rmse, over all states and not the end alone (search.trajectory, whose batches know the teacher's way)
     lpips-alex, lpips-vgg   a sum of squares too, of scaled differences of features: the residual is taken there
 
 Iteratively reweighted least squares (Holland and Welsch 1977): with weights w the gradient of the loss is 2 mean(w r dr).
@@ -23,7 +24,7 @@ from search.errors import CampaignError
 TRIMMED = 0.03
 DIVERGED = 1e30  # finite, so that it can be written down
 SQUARES = ("rmse", "huber", "trimmed")  # functions of a seed's mean square
-LOSSES = ("rmse", "l1", "huber", "trimmed", "lpips-alex", "lpips-vgg")
+LOSSES = ("rmse", "l1", "huber", "trimmed", "trajectory", "lpips-alex", "lpips-vgg")
 View = Callable[[Tensor], Tensor]
 
 

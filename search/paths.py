@@ -63,13 +63,18 @@ class Paths:
         return reduced(pictures, self.basis)
 
     def there(self, lambdas: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's answers and its eps at any lambda [n], linear between two of its own: twice [S, n, m]."""
-        inside = lambdas.clamp(float(self.lambdas[0]), float(self.lambdas[-1])).contiguous()
-        left = (torch.searchsorted(self.lambdas, inside) - 1).clamp(0, len(self.lambdas) - 2)
-        gap = (self.lambdas[left + 1] - self.lambdas[left]).clamp_min(TINY)  # beyond what stands for infinity they may be equal
-        share = ((inside - self.lambdas[left]) / gap)[:, None]
-        first, second = (way[:, left] + share * (way[:, left + 1] - way[:, left]) for way in (self.answers, self.eps))
-        return first, second
+        """The teacher's answers and its eps at any lambda [n]: twice [S, n, m]."""
+        return between(self.lambdas, lambdas, self.answers, self.eps)
+
+
+def between(places: Tensor, lambdas: Tensor, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Two ways [S, T, m], known at ascending places [T], at any lambda [n], linear between two of those: twice [S, n, m]."""
+    inside = lambdas.clamp(float(places[0]), float(places[-1])).contiguous()
+    left = (torch.searchsorted(places, inside.detach()) - 1).clamp(0, len(places) - 2)
+    gap = (places[left + 1] - places[left]).clamp_min(TINY)  # beyond what stands for infinity they may be equal
+    share = ((inside - places[left]) / gap)[:, None].to(one)
+    first, second = (way[:, left] + share * (way[:, left + 1] - way[:, left]) for way in (one, other))
+    return first, second
 
 
 def affordable(teacher: Teacher, seeds: int, budgets: int = 1) -> bool:
@@ -113,15 +118,19 @@ def paths(
 
 def walk(teacher: Teacher, goal: Targets, part: slice, probes: Sequence[SolverSchedule]) -> dict[str, Tensor]:
     """Of some of the seeds what the network has to be asked for: STEPS evaluations each, and those of the probes."""
-    table = reference(teacher, STEPS)
-    states, answers = _watched(teacher, goal, part, table)
+    lambdas, answers, eps = way(teacher, goal, part)
     short = [_watched(teacher, goal, part, compile(probe))[1] for probe in probes]
     starts = goal.noise[part].flatten(1).double()
     basis = torch.stack([_basis(start, torch.cat(seen).double()) for start, *seen in zip(starts, answers, *short, strict=True)]).float()
-    alpha, sigma = (torch.tensor([float(getattr(e, name)) for e in table.evals])[:, None] for name in ("alpha", "sigma"))
-    lambdas = levels(teacher.process, torch.tensor(table.asked, dtype=torch.float64))
-    answers, states = reduced(answers, basis), reduced(states, basis)
-    return {"lambdas": lambdas, "answers": answers, "eps": (states - alpha * answers) / sigma, "basis": basis}
+    return {"lambdas": lambdas, "answers": reduced(answers, basis), "eps": reduced(eps, basis), "basis": basis}
+
+
+def way(teacher: Teacher, goal: Targets, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """The teacher's own: lambdas [T], its answers and its eps there, twice [seeds, T, P]."""
+    table = reference(teacher, STEPS)
+    states, answers = _watched(teacher, goal, part, table)
+    alpha, sigma = (torch.tensor([float(getattr(e, name)) for e in table.evals]).to(states)[:, None] for name in ("alpha", "sigma"))
+    return levels(teacher.process, torch.tensor(table.asked, dtype=torch.float64)), answers, (states - alpha * answers) / sigma
 
 
 def reduced(pictures: Tensor, basis: Tensor) -> Tensor:

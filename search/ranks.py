@@ -41,7 +41,7 @@ def _boosted(seen: Points, values: Array, ahead: Points) -> Array:
     from sklearn.ensemble import HistGradientBoostingRegressor  # here, since it takes a second and most commands never rank
 
     def table(points: Points) -> Array:
-        return np.concatenate([points.numbers, points.words], 1)
+        return np.concatenate([points.numbers, points.words.astype(np.float64)], 1)
 
     words = [False] * seen.numbers.shape[1] + [True] * seen.words.shape[1]
     options: dict[str, Any] = {"min_samples_leaf": 5, "early_stopping": False, "categorical_features": words, "random_state": 0}

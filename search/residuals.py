@@ -21,6 +21,7 @@ from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
 DIRECTIONS = 16
+TINY = 1e-30
 
 
 class Numbers(NamedTuple):
@@ -76,12 +77,27 @@ class Batch:
             self.first = request, self.ask(*request)
         return self.first[1]
 
-    def finish(self, state: State, answer: Tensor, view: View) -> Tensor:
-        """From a waiting state to the residual [B, numbers]; `sample` asks whether it is finite, which nobody can inside a jvp."""
+    def residue(self, met: Sequence[Request], end: Tensor, view: View) -> Tensor:
+        """How far a run that asked all of `met` and ended at `end` is from the teacher, [B, numbers]."""
+        return view(end) - self.goal(view)
+
+    def finish(self, state: State, met: Sequence[Request], answer: Tensor, view: View) -> Tensor:
+        """From a waiting state to the residual [B, numbers]; `sample` asks whether it is finite, which nobody can inside a jvp.
+
+        met: what was asked so far, the last of which has this answer.
+        """
+        met = list(met)
         state, request = advance(state, answer)
         while request is not None:
+            met.append(request)
             state, request = advance(state, self.ask(*request))
-        return view(state.x) - self.goal(view)
+        return self.residue(met, state.x, view)
+
+    def asked(self, table: Tableau, view: View) -> Tensor:
+        """The residual [B, numbers], every answer asked for."""
+        state, request = advance(begin(table, self.noise))
+        assert request is not None  # a table without evaluations has no parameters
+        return self.finish(state, [request], self.ask(*request), view)
 
     def goal(self, view: View) -> Tensor:
         """Where the teacher ends, as `view` sees it."""
@@ -93,13 +109,15 @@ class Batch:
     def residual(self, table: Tableau, view: View) -> Tensor:
         """x - teacher for these seeds, [B, numbers]."""
         state, request = advance(begin(table, self.noise))
-        assert request is not None  # a table without evaluations has no parameters
-        return self.finish(state, self.opening(request), view)
+        assert request is not None
+        return self.finish(state, [request], self.opening(request), view)
 
     def traced(self, table: Tableau, view: View, memory: str) -> Tensor:
         """The residual [B, numbers] with its graph. memory: "full" keeps what every evaluation computed, "rows" computes it again."""
         state, request = advance(begin(table, self.noise))
+        met = list[Request]()
         while request is not None:
+            met.append(request)
             if not request.x.requires_grad and not request.at.label.requires_grad:
                 answer = self.opening(request)  # at x_T nothing moves
             elif memory == "rows":
@@ -107,19 +125,39 @@ class Batch:
             else:
                 answer = self.ask(*request)
             state, request = advance(state, answer)
-        return view(state.x) - self.goal(view)
+        return self.residue(met, state.x, view)
+
+    def relaxed(self, table: Tableau, view: View, radius: float) -> "Batch":
+        """The same seeds with their noise moved towards what ends nearer to the teacher, at most this share of its norm.
+
+        One step down the slope g of half the squared residual, |g|^2 / |J g|^2 long where the ball allows it: the relaxed teacher of LD3
+        (Tong et al. 2025), where a sample may be that of any noise near its own. It is a function of the table, so nothing is kept.
+        """
+
+        def ends(noise: Tensor) -> Tensor:
+            return replace(self, noise=noise, first=None).asked(table, view)
+
+        with torch.enable_grad():
+            noise = self.noise.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(ends(noise).square().sum() / 2, noise)
+        with torch.no_grad():
+            along = torch.func.jvp(ends, (self.noise,), (slope,))[1].flatten(1).norm(dim=1)
+        size, norm = (each.flatten(1).norm(dim=1).clamp_min(TINY) for each in (slope, self.noise))
+        length = torch.minimum(size.square() / along.square().clamp_min(TINY), radius * norm / size)
+        step = length.nan_to_num(0.0, 0.0, 0.0).reshape(-1, *[1] * (slope.ndim - 1)) * slope.nan_to_num(0.0, 0.0, 0.0)
+        return replace(self, noise=self.noise - step, first=None)
 
     @torch.no_grad()
     def jacobian(self, numbers: Numbers, tangents: Tensor, view: View) -> tuple[Tensor, Tensor]:
         """The residual [B, numbers] and its derivative [P, B, numbers] along tangents [P, M] of the table's numbers."""
         rows = numbers.fill(numbers.vector)
         state, request = advance(begin(Tableau(rows), self.noise))
-        waiting, answers = list[State](), list[Tensor]()
+        waiting, met, answers = list[State](), list[Request](), list[Tensor]()
         while request is not None:
             answer = self.ask(*request) if answers else self.opening(request)
-            waiting, answers = [*waiting, state], [*answers, answer]
+            waiting, met, answers = [*waiting, state], [*met, request], [*answers, answer]
             state, request = advance(state, answer)
-        value = view(state.x) - self.goal(view)
+        value = self.residue(met, state.x, view)
         columns = value.new_zeros(len(tangents), *value.shape)
         never = len(answers) + 1
         since = torch.where(tangents != 0, numbers.stage, never).amin(1) if tangents.numel() else torch.empty(0)
@@ -128,11 +166,9 @@ class Batch:
 
             def remainder(vector: Tensor, stage: int = stage) -> Tensor:
                 if not stage:
-                    state, request = advance(begin(Tableau(numbers.fill(vector)), self.noise))
-                    assert request is not None
-                    return self.finish(state, self.ask(request.x, request.at, request.knobs), view)
+                    return self.asked(Tableau(numbers.fill(vector)), view)
                 forked = replace(waiting[stage - 1], rows=numbers.fill(vector))
-                return self.finish(forked, answers[stage - 1], view)
+                return self.finish(forked, met[:stage], answers[stage - 1], view)
 
             def column(direction: Tensor, remainder: Any = remainder) -> Tensor:
                 return torch.func.jvp(remainder, (numbers.vector,), (direction,))[1]

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from torch._C._functorch import peek_interpreter_stack
 
 from search import baselines
-from search.adam import gradient
+from search.adam import Adam, gradient
 from search.emulated import Surrogate, surrogate
 from search.errors import CampaignError
 from search.fit import Fit, Point
@@ -27,6 +27,7 @@ from search.result import Known
 from search.space import table_distance
 from search.starts import Start, distinct, of_files
 from search.task import Task
+from search.trajectory import trajectory_batches
 from solvers import PRESETS, At, ScheduleError, compile, preset, save
 from solvers import load as read
 from solvers.grids import named_grid
@@ -226,6 +227,76 @@ def test_the_reverse_gradient_is_the_forward_one_with_and_without_what_was_compu
     forward = 2 * (normal_equations(task, theta)[1] + task.shrink * theta)
     for memory in ("full", "rows"):
         torch.testing.assert_close(gradient(task, 0, theta, memory), forward, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["unipc-2", "heun"])
+def test_the_trajectory_of_a_fine_sampler_is_the_teachers_and_its_jacobian_is_exact(scene, name):
+    teacher, goal, _ = scene
+    goal = dataclasses.replace(goal, noise=goal.noise[:8].double(), images=goal.images[:8].double(), seeds=goal.seeds[:8])
+    (part,) = trajectory_batches(teacher, goal, 8)
+    fine, coarse = (float(part.residual(compile(start(teacher, name, steps)), RMSE.view).square().mean().sqrt()) for steps in (64, 4))
+    assert fine < 2e-3 < 0.1 * coarse
+    form = Parametrisation(start(teacher, name, 4), "weights", "relaxed")
+    theta, h = moved(form), 1e-6
+    ((value, jacobian),) = jacobians([part], form, theta, RMSE.view)
+    assert value.shape == (8, (form.table(theta).nfe + 1) * goal.images[0].numel())
+    torch.testing.assert_close(value, part.residual(form(theta), RMSE.view))
+    for direction, column in zip(torch.eye(form.count, dtype=torch.float64), jacobian, strict=True):
+        ends = [part.residual(form(theta + sign * h * direction), RMSE.view) for sign in (1, -1)]
+        torch.testing.assert_close(column, (ends[0] - ends[1]) / (2 * h), rtol=1e-4, atol=1e-6)
+
+
+def test_a_greedy_gradient_lets_no_state_pay_for_an_earlier_mistake(scene):
+    teacher, goal, _ = scene
+    goal = dataclasses.replace(goal, noise=goal.noise.double(), images=goal.images.double())
+    form = Parametrisation(start(teacher, "dpmpp-2m", 4), "rows", "relaxed")
+    task = Task(form, Loss("trajectory"), 0.1, trajectory_batches(teacher, goal, 32))
+    theta = moved(form)
+    whole, rows, greedy = (gradient(task, 0, theta, memory) for memory in ("full", "rows", "greedy"))
+    torch.testing.assert_close(whole, rows)
+    torch.testing.assert_close(whole, 2 * (normal_equations(task, theta)[1] + task.shrink * theta), rtol=1e-6, atol=1e-9)
+    last = [2 * form.inner + k for k, (row, _) in enumerate(form.deltas) if row == 4]  # they move the end, and nothing after it
+    torch.testing.assert_close(greedy[last], whole[last])
+    assert not torch.allclose(greedy[: 2 * form.inner], whole[: 2 * form.inner], rtol=0.1)
+    for ours, theirs in zip(task.parts[0].greedy(form(theta), RMSE.view), by_state(task.parts[0], form, theta), strict=True):
+        torch.testing.assert_close(ours.detach(), theirs)
+
+
+def by_state(part, form, theta):
+    """The residual of every state, and of the end."""
+    return part.residual(form.table(theta), RMSE.view).unflatten(1, (-1, part.wanted[0].numel())).unbind(1)
+
+
+@pytest.mark.parametrize("memory", ["full", "greedy"])
+def test_learning_by_the_trajectory_lowers_it_on_seeds_it_did_not_see(scene, memory):
+    teacher, fit_on, select_on = scene
+    how = Learner(level="weights", objective="trajectory", iterations=20, optimiser="adam", adam=Adam(memory=memory), shrink=(1e-4,))
+    *_, last = Fit(teacher, start(teacher), fit_on, select_on, how).run()
+    assert min(entry.select for entry in last.curve) < 0.8 * last.curve[0].select
+
+
+def test_relaxed_noise_stays_in_its_ball_and_ends_nearer_to_the_teacher(scene):
+    teacher, goal, _ = scene
+    (part,), table = batches(teacher, goal, 32), compile(start(teacher, "ddim", 4))
+    before = part.residual(table, RMSE.view).norm(dim=1)
+    last = before
+    for radius in (1e-3, 1e-2, 1.0):
+        there = part.relaxed(table, RMSE.view, radius)
+        assert bool(((there.noise - part.noise).norm(dim=1) <= 1.0001 * radius * part.noise.norm(dim=1)).all())
+        after = there.residual(table, RMSE.view).norm(dim=1)
+        assert bool((after < last).all())
+        last = after
+    nowhere = part.relaxed(table, RMSE.view, 0.0).noise
+    assert torch.equal(nowhere, part.noise)
+
+
+def test_a_fit_with_a_relaxed_teacher_is_chosen_on_true_noise(scene):
+    teacher, fit_on, select_on = scene
+    fit = Fit(teacher, start(teacher), fit_on, select_on, Learner(level="times", relax=0.01, iterations=4))
+    *_, last = fit.run()
+    assert last.best < last.curve[0].select ** 2
+    table = fit.table(last)
+    assert float(fit.costs(batches(teacher, select_on, 16), table, RMSE).mean()) == pytest.approx(last.best)
 
 
 def test_levels_may_be_passed_through_on_the_way_in_their_order(scene):
@@ -455,6 +526,8 @@ def test_what_cannot_be_learned_is_refused_in_one_sentence(scene):
         Parametrisation(start(teacher, "heun"), "compensation")
     with pytest.raises(ScheduleError, match="no parallel evaluations"):
         Parametrisation(schedule, "parallel")
+    with pytest.raises(CampaignError, match="objective=trajectory"):
+        Learner(adam=Adam(memory="greedy"))
     with pytest.raises(CampaignError, match=", ".join(LOSSES)):
         Fit(teacher, schedule, fit_on, select_on, Learner(objective="beauty"))
     noisy = msgspec.structs.replace(schedule, steps=(msgspec.structs.replace(schedule.steps[0], eta=1.0), *schedule.steps[1:]))

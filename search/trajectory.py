@@ -1,0 +1,66 @@
+"""Learning by the whole trajectory: how far every state is from the teacher's own way at the same noise level, not the end alone.
+
+    cost of a seed = mean over the states x_n that are evaluated, and the end, of   |x_n - x*(lambda_n)|^2 / (P (alpha_n^2 + sigma_n^2))
+
+so that states are compared as a variance-preserving process has them, and the end, where alpha = 1 and sigma = 0, is the mean square of
+a pixel. x* = alpha D* + sigma eps*, with the teacher's answers D* and eps* linear in lambda between two of `paths.STEPS`. A state then
+has a target of its own, so a row can be learned with nothing but the evaluation before it in memory: `greedy`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from search.gaps import level
+from search.losses import View
+from search.paths import between, way
+from search.residuals import Batch, batches
+from solvers import At, State, Tableau, advance, begin
+from solvers.sample import Request
+from teacher.denoiser import Teacher
+from teacher.trajectories import Targets
+
+
+@dataclass(kw_only=True)
+class TrajectoryBatch(Batch):
+    """Seeds whose whole way is known. lambdas [T]; answers and eps [B, T, P], the teacher's."""
+
+    lambdas: Tensor
+    answers: Tensor
+    eps: Tensor
+
+    def apart(self, x: Tensor, at: At) -> Tensor:
+        """How far states [B, ...] are from the teacher's own there, on the scale of a variance-preserving process, [B, P]."""
+        place = level(at.alpha, at.sigma).reshape(1)
+        answer, eps = (pictures[:, 0] for pictures in between(self.lambdas, place, self.answers, self.eps))
+        alpha, sigma = at.alpha.to(x), at.sigma.to(x)
+        return (x.flatten(1) - alpha * answer - sigma * eps) / (alpha.square() + sigma.square()).sqrt()
+
+    def residue(self, met: Sequence[Request], end: Tensor, view: View) -> Tensor:
+        """Of every state, [B, (N + 1) P]."""
+        return torch.cat([*(self.apart(x, at) for x, at, _ in met), view(end) - self.goal(view)], 1)
+
+    def greedy(self, table: Tableau, view: View) -> Iterator[Tensor]:
+        """The same part by part, each with a graph that ends at the state before: no later one pays for an earlier mistake."""
+        state, request = advance(begin(table, self.noise))
+        while request is not None:
+            yield self.apart(request.x, request.at)
+            answer = self.ask(request.x.detach(), request.at, request.knobs)
+            state, request = advance(_detached(state), answer)
+        yield view(state.x) - self.goal(view)
+
+
+def _detached(state: State) -> State:
+    return replace(state, slots={name: slot.detach() for name, slot in state.slots.items()})
+
+
+def trajectory_batches(teacher: Teacher, targets: Targets, size: int) -> list[Batch]:
+    """The targets in batches of at most `size` seeds, with their ways, which cost `paths.STEPS` evaluations a seed."""
+
+    def known(first: int, part: Batch) -> Batch:
+        lambdas, answers, eps = way(teacher, targets, slice(first, first + size))
+        return TrajectoryBatch(teacher, part.noise, part.wanted, part.cond, lambdas=lambdas, answers=answers, eps=eps)
+
+    return [known(k * size, part) for k, part in enumerate(batches(teacher, targets, size))]
