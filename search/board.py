@@ -5,12 +5,14 @@ work to share it calls `Board.together(stage, numbers, work)`: the worker claims
 found, and goes on until every number is told, by whomever. All workers return the same list, so all go on alike, and any
 number of them walks through the same campaign as one does alone.
 
-Two tables beside Optuna's hold this. `fewstep_workers` has a row per worker with its last sign of life, in the database's
-clock. `fewstep_board` has a row per claimed number: who claimed it, and what was found.
+Three tables beside Optuna's hold this. `fewstep_workers` has a row per worker with its last sign of life, in the database's
+clock. `fewstep_board` has a row per claimed number: who claimed it, and what was found. `fewstep_deaths` counts, for a number that
+was taken over, how many workers died on it.
 
 - A number belongs to one worker: the primary key decides.
 - A worker is dead when it has been silent for `grace` seconds, or at once when it ran on this machine and its process is gone. Its
   row is deleted by whoever comes next, and a claim of a worker without a row is free for the taking.
+- A number on which `ALONE` workers died is claimed alone from then on, so that the others are spared. After `LIVES` it is given up.
 - The first to tell wins. A worker that was only slow may find its number told: what it found is dropped.
 - Every statement may be repeated without harm, so a database that restarts is waited for and asked again. Clocks decide when
   work is offered anew, never what is recorded.
@@ -33,6 +35,7 @@ from sqlalchemy import Engine, text
 from search.storage import LOST, patiently
 
 NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch from clock_timestamp())"}
+ALONE, LIVES = 2, 5
 CLAIM = text(
     "insert into fewstep_board (campaign, stage, number, worker) values (:campaign, :stage, :number, :worker)"
     " on conflict (campaign, stage, number) do update set worker = excluded.worker"
@@ -42,10 +45,16 @@ TELL = text(
     "update fewstep_board set found = :found, worker = :worker"
     " where campaign = :campaign and stage = :stage and number = :number and found is null"
 )
+DIED = text(
+    "insert into fewstep_deaths (campaign, stage, number, count) values (:campaign, :stage, :number, 1)"
+    " on conflict (campaign, stage, number) do update set count = fewstep_deaths.count + 1"
+)
 ROWS = text(
-    "select b.number, b.found, w.worker from fewstep_board b left join fewstep_workers w on w.worker = b.worker"
+    "select b.number, b.found, w.worker, coalesce(d.count, 0) from fewstep_board b left join fewstep_workers w on w.worker = b.worker"
+    " left join fewstep_deaths d on d.campaign = b.campaign and d.stage = b.stage and d.number = b.number"
     " where b.campaign = :campaign and b.stage = :stage"
 )
+RELEASE = text("delete from fewstep_board where worker = :worker and found is null")
 
 
 def machine() -> str:
@@ -75,6 +84,10 @@ class Board:
         signs.start()
         try:
             yield self
+        except KeyboardInterrupt:  # nothing that it worked on is to blame
+            with suppress(*LOST), self.engine.begin() as base:
+                base.execute(RELEASE, {"worker": self.worker})
+            raise
         finally:
             self._stop.set()
             signs.join()
@@ -88,17 +101,20 @@ class Board:
         work: Callable[[list[int]], list[Any]],
         most: int = 1024,
         told: Callable[[int], object] = bool,
+        given_up: Callable[[int], Any] | None = None,
     ) -> list[Any]:
         """What `work` finds for each number (anything that JSON holds), done once by some worker. Not more than `most` in one go.
 
-        told(n) is called whenever n of the numbers are known to be done.
+        told(n) is called whenever n of the numbers are known to be done. given_up(number) is told of one on which LIVES workers died;
+        without it such a one is tried for ever.
         """
         wait = 0.02
         while True:
-            mine, found = patiently(lambda: self._claim(stage, numbers, most))
+            mine, found, deaths = patiently(lambda: self._claim(stage, numbers, most))
             told(len(found))
             if mine:
-                made = dict(zip(mine, work(mine), strict=True))
+                hopeless = given_up if deaths >= LIVES else None
+                made = {mine[0]: hopeless(mine[0])} if hopeless else dict(zip(mine, work(mine), strict=True))
                 patiently(lambda made=made: self._tell(stage, made))
                 wait = 0.02
             elif len(found) == len(numbers):
@@ -111,29 +127,37 @@ class Board:
     @contextmanager
     def only(self, stage: str) -> Iterator[str | None]:
         """For what one worker does at a time: None if it is this worker's now, or else the name of the one whose it is."""
-        mine, _ = patiently(lambda: self._claim(stage, [0], 1))
+        mine, _, _ = patiently(lambda: self._claim(stage, [0], 1))
         yield None if mine else self._holder(stage)
         if mine:  # an exception leaves the claim to go with its worker
             self._forget(stage)
 
-    def _claim(self, stage: str, numbers: Sequence[int], most: int) -> tuple[list[int], dict[int, Any]]:
-        """The numbers that are this worker's now, and what was found for those that are done."""
+    def _claim(self, stage: str, numbers: Sequence[int], most: int) -> tuple[list[int], dict[int, Any], int]:
+        """The numbers that are this worker's now, what was found for those that are done, and how many died on the first of its own."""
         key = {"campaign": self._campaign, "stage": stage}
         with self.engine.begin() as base:
-            rows = {number: (found, alive) for number, found, alive in base.execute(ROWS, key)}
+            rows = {number: (found, alive, deaths) for number, found, alive, deaths in base.execute(ROWS, key)}
             done = {n: msgspec.json.decode(rows[n][0]) for n in numbers if n in rows and rows[n][0] is not None}
             free = [n for n in numbers if n not in done and (n not in rows or rows[n][1] in (None, self.worker))]
             if not free:
-                return [], done
+                return [], done, 0
+            died = {n: rows[n][2] + (rows[n][1] is None) if n in rows else 0 for n in free}
+            free.sort(key=lambda n: died[n] if died[n] >= ALONE else 0)  # what may kill comes last, and alone
+            if died[free[0]] >= ALONE:
+                most = 1
             workers = base.execute(text("select count(*) from fewstep_workers where campaign = :campaign"), key).scalar() or 1
             share, mine = min(most, -(-len(free) // workers)), list[int]()
             for number in free:
-                again = rows.get(number, (None, None))[1] == self.worker  # claimed, but the answer was lost
+                if mine and died[number] >= ALONE:
+                    break
+                again = number in rows and rows[number][1] == self.worker  # claimed, but the answer was lost
                 if again or base.execute(CLAIM, key | {"number": number, "worker": self.worker}).first():
                     mine.append(number)
+                    if number in rows and not again:
+                        base.execute(DIED, key | {"number": number})
                 if len(mine) == share:
                     break
-            return mine, done
+            return mine, done, died[mine[0]] if mine else 0
 
     def _tell(self, stage: str, made: dict[int, Any]) -> None:
         key = {"campaign": self._campaign, "stage": stage, "worker": self.worker}

@@ -41,6 +41,8 @@ TABLES = (  # of search.board and search.answers
     "create table if not exists fewstep_workers (worker varchar(200) primary key, campaign varchar(200), seen double precision)",
     "create table if not exists fewstep_board (campaign varchar(200), stage varchar(100), number integer, worker varchar(200),"
     " found text, primary key (campaign, stage, number))",
+    "create table if not exists fewstep_deaths (campaign varchar(200), stage varchar(100), number integer, count integer,"
+    " primary key (campaign, stage, number))",
     "create table if not exists fewstep_answers (campaign varchar(200), number integer, answers text, primary key (campaign, number))",
 )
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import storage, tracker
 from search.answers import Answers
-from search.board import Board
+from search.board import LIVES, Board
 from search.campaign import Campaign
 from search.foresight import Foresight
 from search.proposals import Draft, Proposals, finishers, of_nfe
@@ -68,7 +68,11 @@ def explore(
                 mirror.trial(number, here.nfe, outcome.value, best)  # noqa: B023 (as above)
             return found
 
-        outcomes = msgspec.convert(board.together("search", numbers, score), list[Outcome])
+        def give_up(number: int) -> Outcome:
+            campaign.progress.console.print(f"Trial {number} is given up: {LIVES} workers died while they scored it.")
+            return Outcome(None, 0, 0)
+
+        outcomes = msgspec.convert(board.together("search", numbers, score, given_up=give_up), list[Outcome])
         storage.append(study, [finish(proposed[n], outcome) for n, outcome in zip(numbers, outcomes, strict=True)], numbers.start)
         trials = storage.finished(study)
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -214,13 +215,46 @@ def test_a_claim_is_one_workers_a_dead_ones_is_taken_over_and_the_first_to_tell_
         thread.start()
         begun.wait()
         with other.at_work():
-            assert other._claim("s", range(4), 4) == ([], {})  # all claimed: a worker alone takes everything
+            assert other._claim("s", range(4), 4) == ([], {}, 0)  # all claimed: a worker alone takes everything
             with base.engine.begin() as connection:  # as if it had been silent
                 connection.execute(sqlalchemy.text("delete from fewstep_workers where worker = :w"), {"w": slow.worker})
             assert other.together("s", range(4), lambda numbers: [f"first {n}" for n in numbers]) == [f"first {n}" for n in range(4)]
             told.set()
             thread.join()
             assert answers == [[f"first {n}" for n in range(4)]]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_number_that_kills_its_workers_is_tried_alone_and_then_given_up(request, tmp_path, kind):
+    url = f"sqlite:///{tmp_path / 'base.sqlite'}" if kind == "sqlite" else request.getfixturevalue("postgres")[0]
+    killed, tried = 0, []
+
+    def work(numbers):
+        tried.append(numbers)
+        if 2 in numbers:
+            raise MemoryError
+        return [10 * n for n in numbers]
+
+    with storage.opened(url) as base:
+        for _ in range(9):
+            with suppress(MemoryError), Board(base.engine, "deadly", 60.0).at_work() as board:
+                found = board.together("s", range(4), work, given_up=lambda n: f"{n} given up")
+                break
+            killed += 1
+    assert found == [0, 10, "2 given up", 30]
+    assert tried == [[0, 1, 2, 3], [0, 1, 2, 3], [0], [1], [2], [3], [2], [2]]
+    assert killed == 5
+
+
+def test_work_that_is_interrupted_by_hand_is_not_to_blame(base):
+    def work(numbers):
+        raise KeyboardInterrupt
+
+    for _ in range(9):
+        with suppress(KeyboardInterrupt), Board(base.engine, "c", 60.0).at_work() as board:
+            board.together("s", range(2), work, given_up=lambda n: "given up")
+    with Board(base.engine, "c", 60.0).at_work() as board:
+        assert board.together("s", range(2), lambda numbers: numbers, given_up=lambda n: "given up") == [0, 1]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
