@@ -6,12 +6,14 @@ g is the gradient of what is minimised over what it was at the start, so that `r
 running mean of theta is what is scored and kept. An iteration is a pass over all seeds, in an order of its own.
 """
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import torch
 from torch import Tensor
 
+from search.adversary import Adversary, Opponent
 from search.task import Memory, Moved, Task
 from search.trajectory import TrajectoryBatch
 from solvers import ScheduleError
@@ -33,6 +35,35 @@ class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     average: Fraction = 0.95
     memory: Literal["full", "rows", "greedy"] = "full"
+    adversary: Adversary = Adversary()
+
+
+class Mover(NamedTuple):
+    """A vector that Adam moves, and what it knows of its slope."""
+
+    at: Tensor
+    mean: Tensor
+    square: Tensor
+    steps: float = 0.0
+
+    @classmethod
+    def read(cls, memory: Memory, name: str, start: Tensor) -> "Mover":
+        """As it was written down, or at the start."""
+        if f"{name} at" not in memory:
+            return cls(start, torch.zeros_like(start), torch.zeros_like(start))
+        at, mean, square = (torch.tensor(memory[f"{name} {each}"], dtype=start.dtype) for each in cls._fields[:3])
+        return cls(at, mean, square, *memory[f"{name} steps"])
+
+    def written(self, name: str) -> Memory:
+        """To be read again."""
+        vectors: Memory = {f"{name} {each}": tuple(getattr(self, each).tolist()) for each in self._fields[:3]}
+        return vectors | {f"{name} steps": (self.steps,)}
+
+    def step(self, slope: Tensor, rate: float) -> "Mover":
+        """One step."""
+        steps, mean, square = self.steps + 1, 0.9 * self.mean + 0.1 * slope, 0.999 * self.square + 0.001 * slope.square()
+        moved = mean / (1 - 0.9**steps) / ((square / (1 - 0.999**steps)).sqrt() + 1e-8)
+        return Mover(self.at - rate * moved, mean, square, steps)
 
 
 def iterate(task: Task, theta: Tensor, memory: Memory, adam: Adam, start: float, number: int) -> Moved | None:
@@ -40,26 +71,43 @@ def iterate(task: Task, theta: Tensor, memory: Memory, adam: Adam, start: float,
 
     start: the loss there; number: of the pass, which decides the order.
     """
-    now, mean, square = (torch.tensor(memory.get(name, (0.0,) * len(theta)), dtype=torch.float64) for name in ("at", "mean", "square"))
-    now = now if memory else theta
-    (steps,) = memory.get("steps", (0.0,))
+    play = Play.of(memory, adam.adversary, start, task) if adam.adversary.weight else None
+    ours = Mover.read(memory, "sampler", theta)
     for k in torch.randperm(len(task.parts), generator=torch.Generator().manual_seed(number)).tolist():
-        slope = gradient(task, k, now, adam.memory) / start
-        slope = slope * min(1.0, adam.clip / max(float(slope.norm()), 1e-30))
-        steps += 1
-        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope.square()
-        now = now - adam.rate * mean / (1 - 0.9**steps) / ((square / (1 - 0.999**steps)).sqrt() + 1e-8)
-        theta = adam.average * theta + (1 - adam.average) * now
+        slope = gradient(task, k, ours.at, adam.memory, play) / start
+        ours = ours.step(slope * min(1.0, adam.clip / max(float(slope.norm()), 1e-30)), adam.rate)
+        theta = adam.average * theta + (1 - adam.average) * ours.at
     try:
         table = task.form.table(theta)
     except ScheduleError:
         return None
-    kept = {"at": tuple(now.tolist()), "mean": tuple(mean.tolist()), "square": tuple(square.tolist()), "steps": (steps,)}
+    kept = ours.written("sampler") | (play.opponent.written("opponent") if play else {})
     return Moved(theta, table, task.loss.together(task.costs(table)), float("inf"), kept)
 
 
-def gradient(task: Task, k: int, theta: Tensor, memory: str = "full") -> Tensor:
-    """Of the loss of batch k and the shrinkage, [P]."""
+@dataclass
+class Play:
+    """The game with an opponent, who moves first."""
+
+    judge: Opponent
+    opponent: Mover
+    how: Adversary
+    scale: float
+
+    @classmethod
+    def of(cls, memory: Memory, how: Adversary, start: float, task: Task) -> "Play":
+        """As it stood. start: the loss that the weight of the term is relative to."""
+        judge = Opponent(task.parts[0].wanted.shape[1])
+        return cls(judge, Mover.read(memory, "opponent", judge.start), how, how.weight * start)
+
+    def term(self, samples: Tensor, teachers: Tensor) -> Tensor:
+        """What is added to the loss."""
+        self.opponent = self.opponent.step(self.judge.slope(self.opponent.at, samples, teachers, self.how.penalty), self.how.rate)
+        return self.scale * self.judge.term(self.opponent.at, samples, teachers).mean()
+
+
+def gradient(task: Task, k: int, theta: Tensor, memory: str = "full", play: Play | None = None) -> Tensor:
+    """Of the loss of batch k, the shrinkage and the term of an opponent, [P]."""
     theta = theta.detach().requires_grad_()
     table, part, loss = task.form(theta), task.parts[k], task.loss
     if memory == "greedy":
@@ -67,7 +115,9 @@ def gradient(task: Task, k: int, theta: Tensor, memory: str = "full") -> Tensor:
         slopes = [_slope(loss.joined(loss.costs(residual)), theta) for residual in part.greedy(table, loss.view)]
         slope = torch.stack(slopes).mean(0)
     else:
-        slope = _slope(loss.joined(loss.costs(part.traced(table, loss.view, memory))), theta)
+        met, end = part.traced(table, memory)
+        whole = loss.joined(loss.costs(part.residue(met, end, loss.view)))
+        slope = _slope(whole + play.term(end, part.wanted) if play else whole, theta)
     return (slope + 2 * task.shrink * theta.detach()).nan_to_num(0.0, 0.0, 0.0)
 
 

@@ -63,6 +63,10 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.through and (-1 in way or way != sorted(set(way))):
             raise CampaignError(f"Levels are passed through in the order {', '.join(NESTED)}, up to the one that is asked for.")
         Loss(self.objective)  # proves its word
+        if self.adam.adversary.weight and (not self.optimiser.endswith("adam") or self.adam.memory == "greedy"):
+            raise CampaignError(
+                "Only Adam plays against an adversary, with the end before it: learner.optimiser=adam, adam.memory=full or rows."
+            )
         if self.adam.memory == "greedy" and self.objective != "trajectory":
             raise CampaignError("Only objective=trajectory can be learned greedily: other objectives see nothing but the end.")
         if self.optimiser == "emulated" and self.objective not in SQUARES:
@@ -72,8 +76,9 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise CampaignError if what should be small cannot be measured, or not be emulated on so many seeds, with this model."""
         if self.optimiser == "emulated" and not affordable(teacher, seeds):
             raise CampaignError(f"{teacher.name} has too many pixels for an emulator of it; choose learner.optimiser=lm or adam.")
-        if looks(self.objective) and len(teacher.shape) != 3:
-            raise CampaignError(f"{teacher.name} makes no pictures, so {self.objective!r} cannot be learned by.")
+        judged = "an adversary" if self.adam.adversary.weight else repr(self.objective) if looks(self.objective) else ""
+        if judged and len(teacher.shape) != 3:
+            raise CampaignError(f"{teacher.name} makes no pictures, so {judged} cannot be learned by.")
 
     def suits(self, schedule: SolverSchedule) -> bool:
         """Whether it can move anything of the schedule."""

@@ -112,8 +112,8 @@ class Batch:
         assert request is not None
         return self.finish(state, [request], self.opening(request), view)
 
-    def traced(self, table: Tableau, view: View, memory: str) -> Tensor:
-        """The residual [B, numbers] with its graph. memory: "full" keeps what every evaluation computed, "rows" computes it again."""
+    def traced(self, table: Tableau, memory: str) -> tuple[list[Request], Tensor]:
+        """All that was asked, and the end, with their graph. memory: "full" keeps what an evaluation computed, "rows" computes it again."""
         state, request = advance(begin(table, self.noise))
         met = list[Request]()
         while request is not None:
@@ -125,7 +125,7 @@ class Batch:
             else:
                 answer = self.ask(*request)
             state, request = advance(state, answer)
-        return self.residue(met, state.x, view)
+        return met, state.x
 
     def relaxed(self, table: Tableau, view: View, radius: float) -> "Batch":
         """The same seeds with their noise moved towards what ends nearer to the teacher, at most this share of its norm.
