@@ -68,7 +68,7 @@ def test_the_gradient_has_the_opponents_term_beside_the_loss(scene):
 
     def term(at):
         _, end = parts[0].traced(form.table(at), "full")
-        return float(2.0 * judge.term(still.at, end, parts[0].wanted).mean())
+        return float(2.0 * judge.term(still.at, end, parts[0].wanted).mean().detach())
 
     for direction, ours in zip(torch.eye(form.count, dtype=torch.float64), found, strict=True):
         assert float(ours) == pytest.approx((term(h * direction) - term(-h * direction)) / (2 * h), rel=0.05, abs=1e-5)
