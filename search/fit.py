@@ -20,6 +20,7 @@ from search.emulated import Surrogate
 from search.learner import Learner
 from search.losses import Loss
 from search.parametrise import Parametrisation
+from search.relaxed import relaxed
 from search.residuals import Batch, batches
 from search.task import Memory, Moved, Task
 from search.trajectory import trajectory_batches
@@ -148,7 +149,7 @@ class Fit:
         if not self.learner.relax or self.stages[point.stage].optimiser == "emulated":
             return self.fit_on
         table = self.form(point.stage).table(torch.tensor(point.theta, dtype=torch.float64))
-        return [part.relaxed(table, loss.view, self.learner.relax) for part in self.fit_on]
+        return [relaxed(part, table, loss.view, self.learner.relax) for part in self.fit_on]
 
     def moved(self, point: Point, task: Task) -> Moved | None:
         """What the optimiser of the stage makes of it."""

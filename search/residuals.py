@@ -21,7 +21,6 @@ from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
 DIRECTIONS = 16
-TINY = 1e-30
 
 
 class Numbers(NamedTuple):
@@ -126,26 +125,6 @@ class Batch:
                 answer = self.ask(*request)
             state, request = advance(state, answer)
         return met, state.x
-
-    def relaxed(self, table: Tableau, view: View, radius: float) -> "Batch":
-        """The same seeds with their noise moved towards what ends nearer to the teacher, at most this share of its norm.
-
-        One step down the slope g of half the squared residual, |g|^2 / |J g|^2 long where the ball allows it: the relaxed teacher of LD3
-        (Tong et al. 2025), where a sample may be that of any noise near its own. It is a function of the table, so nothing is kept.
-        """
-
-        def ends(noise: Tensor) -> Tensor:
-            return replace(self, noise=noise, first=None).asked(table, view)
-
-        with torch.enable_grad():
-            noise = self.noise.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(ends(noise).square().sum() / 2, noise)
-        with torch.no_grad():
-            along = torch.func.jvp(ends, (self.noise,), (slope,))[1].flatten(1).norm(dim=1)
-        size, norm = (each.flatten(1).norm(dim=1).clamp_min(TINY) for each in (slope, self.noise))
-        length = torch.minimum(size.square() / along.square().clamp_min(TINY), radius * norm / size)
-        step = length.nan_to_num(0.0, 0.0, 0.0).reshape(-1, *[1] * (slope.ndim - 1)) * slope.nan_to_num(0.0, 0.0, 0.0)
-        return replace(self, noise=self.noise - step, first=None)
 
     @torch.no_grad()
     def jacobian(self, numbers: Numbers, tangents: Tensor, view: View) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from search.losses import LOSSES, Loss
 from search.marquardt import normal_equations
 from search.parametrise import CONSISTENCY, LEVELS, NESTED, Parametrisation
 from search.perceptual import PerceptualError
+from search.relaxed import relaxed
 from search.residuals import Batch, batches, jacobians, linearise
 from search.result import Known
 from search.space import table_distance
@@ -281,12 +282,12 @@ def test_relaxed_noise_stays_in_its_ball_and_ends_nearer_to_the_teacher(scene):
     before = part.residual(table, RMSE.view).norm(dim=1)
     last = before
     for radius in (1e-3, 1e-2, 1.0):
-        there = part.relaxed(table, RMSE.view, radius)
+        there = relaxed(part, table, RMSE.view, radius)
         assert bool(((there.noise - part.noise).norm(dim=1) <= 1.0001 * radius * part.noise.norm(dim=1)).all())
         after = there.residual(table, RMSE.view).norm(dim=1)
         assert bool((after < last).all())
         last = after
-    nowhere = part.relaxed(table, RMSE.view, 0.0).noise
+    nowhere = relaxed(part, table, RMSE.view, 0.0).noise
     assert torch.equal(nowhere, part.noise)
 
 
