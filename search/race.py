@@ -24,10 +24,14 @@ Keep = Callable[[Tableau, Drawn, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Raced:
-    """A candidate's value (infinite where it diverged), the seeds it was given, and what was kept [all seeds, ...] (nan: not its seed)."""
+    """A candidate's value (infinite where it diverged), how many seeds it was given and its records on them, in the order of the race.
+
+    kept   what was kept of it, [all seeds, ...] (nan: not its seed)
+    """
 
     value: float
     seeds: int
+    errors: Tensor
     kept: Tensor | None = None
 
 
@@ -53,19 +57,18 @@ class Race:
         order = torch.randperm(seeds, generator=torch.Generator().manual_seed(seeds))
         self._order = order.split(-(-seeds // blocks))
         self._blocks = [evaluator.on(part) for part in self._order]
-        self._incumbents: dict[int, tuple[Tableau, Tensor]] = {}
 
     @property
     def cost(self) -> Cost:
         """What all blocks have cost so far."""
         return sum((block.cost for block in self._blocks), Cost())
 
-    def run(self, tableaus: Sequence[Tableau], incumbent: Tableau | None, keep: Keep | None = None) -> list[Raced]:
-        """The candidates' values; without an incumbent, or errors to pair with its own, all get every seed.
+    def run(self, tableaus: Sequence[Tableau], reference: Tensor | None, keep: Keep | None = None) -> list[Raced]:
+        """The candidates' values. reference: the incumbent's errors; without them, or where an error is not one seed's, all get every seed.
 
         keep(tableau, drawn, which) says what of a candidate's pictures and answers on some seeds is kept, [those seeds, ...].
         """
-        reference = None if incumbent is None or self.objective.kind == "sets" else self._errors_of(incumbent)
+        reference = None if self.objective.kind == "sets" else reference
         seen: list[list[Tensor]] = [[] for _ in tableaus]
         kept: list[list[Tensor]] = [[] for _ in tableaus]
         alive = list(range(len(tableaus)))
@@ -78,14 +81,6 @@ class Race:
                 alive = [k for k in alive if not clearly_worse(torch.cat(seen[k]), reference, self._level)]
         return [self._raced(torch.cat(errors), reference, held) for errors, held in zip(seen, kept, strict=True)]
 
-    def _errors_of(self, incumbent: Tableau) -> Tensor:
-        """The incumbent's errors per seed, in the order of the blocks; kept as long as it is its budget's incumbent."""
-        kept = self._incumbents.get(incumbent.nfe)
-        if kept is None or kept[0] != incumbent:
-            kept = (incumbent, torch.cat([block.errors([incumbent], self.objective.measure)[0] for block in self._blocks]))
-            self._incumbents[incumbent.nfe] = kept
-        return kept[1]
-
     def _raced(self, errors: Tensor, reference: Tensor | None, kept: Sequence[Tensor]) -> Raced:
         together, n = self.objective.together, len(errors)
         value = float(together(errors))
@@ -95,4 +90,4 @@ class Race:
         if kept:
             held = kept[0].new_full((len(order), *kept[0].shape[1:]), math.nan)
             held[order[:n]] = torch.cat(list(kept))
-        return Raced(value if math.isfinite(value) else math.inf, n, held)
+        return Raced(value if math.isfinite(value) else math.inf, n, errors, held)

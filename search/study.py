@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
+from torch import Tensor
 
 from search import storage, tracker
 from search.answers import Answers
@@ -18,17 +20,21 @@ from search.board import LIVES, Board
 from search.campaign import Campaign
 from search.foresight import Foresight
 from search.proposals import Draft, Proposals, finishers, of_nfe
-from search.race import Race
+from search.race import Race, Raced
 from search.result import Cost, Known
-from solvers import Tableau, compile
+from solvers import compile
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What is told of a candidate: its value (None where it diverged), the seeds it saw, what the network did for it and those with it."""
+    """What is told of a candidate: its value (None where it diverged), the seeds it saw, what the network did for it and those with it.
+
+    errors   of every seed, where it is better than the incumbent: the next ones may race against it, and nobody has to draw it again
+    """
 
     value: float | None
     seeds: int
     evaluations: int
+    errors: tuple[float, ...] | None = None
 
 
 def scored(trial: FrozenTrial, value: float) -> FrozenTrial:
@@ -77,29 +83,42 @@ def explore(
         trials = storage.finished(study)
 
 
-def run(campaign: Campaign, race: Race, trials: Mapping[int, FrozenTrial], against: Tableau | None, foresight: Foresight) -> list[Outcome]:
-    """Score trials by number, and let `foresight` keep what they were answered. What the network did for all is written to the first."""
+def run(campaign: Campaign, race: Race, trials: Mapping[int, FrozenTrial], against: Tensor | None, foresight: Foresight) -> list[Outcome]:
+    """Score trials by number, and let `foresight` keep what they were answered. What the network did for all is written to the first.
+
+    against: the incumbent's errors.
+    """
     before = race.cost
     tables = [compile(campaign.space.decode(trial.params)) for trial in trials.values()]
     raced = race.run(tables, against, foresight.keep(campaign.nfe))
     foresight.told(dict(zip(trials, (r.kept for r in raced), strict=True)))
     spent = [race.cost.physical - before.physical] + [0] * len(trials)
-    return [Outcome(r.value if math.isfinite(r.value) else None, r.seeds, n) for r, n in zip(raced, spent, strict=False)]
+    limit, whole = math.inf if against is None else float(race.objective.together(against)), campaign.settings.seeds.fit
+
+    def outcome(raced: Raced, evaluations: int) -> Outcome:
+        leads = raced.seeds == whole and raced.value < limit and race.objective.kind == "seeds"
+        value = raced.value if math.isfinite(raced.value) else None
+        return Outcome(value, raced.seeds, evaluations, tuple(raced.errors.tolist()) if leads else None)
+
+    return [outcome(r, n) for r, n in zip(raced, spent, strict=False)]
 
 
 def finish(trial: FrozenTrial, outcome: Outcome) -> FrozenTrial:
     """The trial with what was told of it."""
     trial.user_attrs.update({"seeds": outcome.seeds, "evaluations": outcome.evaluations})
+    if outcome.errors:
+        trial.user_attrs["errors"] = outcome.errors
     return scored(trial, math.inf if outcome.value is None else outcome.value)
 
 
-def incumbent(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Tableau | None:
-    """The best table so far, against which the next ones race."""
+def incumbent(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Tensor | None:
+    """The errors of the best so far, against which the next ones race."""
     best = finishers(trials, campaign.settings.seeds.fit)
-    return compile(campaign.space.decode(best[0].params)) if best else None
+    errors = best[0].user_attrs.get("errors") if best else None
+    return None if errors is None else torch.tensor(errors, dtype=torch.float64)
 
 
 def cost_of(trials: Sequence[FrozenTrial]) -> Cost:
-    """What the trials cost: nfe evaluations per seed they saw, and what the network did (shared beginnings once, incumbents again)."""
+    """What the trials cost: nfe evaluations per seed they saw, and what the network did (shared beginnings once)."""
     asked = sum(trial.user_attrs.get("seeds", 0) * trial.user_attrs["nfe"] for trial in trials)
     return Cost(asked, sum(trial.user_attrs.get("evaluations", 0) for trial in trials))

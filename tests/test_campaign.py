@@ -98,6 +98,19 @@ def test_the_search_starts_from_the_known_solvers_and_its_best_is_never_worse_on
     assert min(t.fit for t in outcome.trials if t.fit is not None) <= min(in_space.values())
 
 
+def test_nothing_is_drawn_twice_and_every_incumbent_has_told_its_errors(finished):
+    directory, outcome = finished
+    with storage.opened(f"sqlite:///{directory / 'study.sqlite'}") as base:
+        made = storage.finished(storage.open_study(base, directory.name))
+    seen = sum(t.user_attrs["seeds"] for t in made)
+    assert sum(t.user_attrs["evaluations"] for t in made) <= 4 * seen
+    assert any(t.seeds < 16 for t in outcome.trials)  # so somebody was raced against
+    for first in range(0, len(made), 8):  # generation by generation
+        whole = [t for t in made[: first + 8] if t.user_attrs["seeds"] == 16 and t.value is not None]
+        best = min(whole, key=lambda t: t.value)
+        assert best.value == pytest.approx((sum(best.user_attrs["errors"]) / 16) ** 0.5)
+
+
 def test_the_same_campaign_again_is_read_not_run(finished):
     directory, outcome = finished
     before = (directory / "study.sqlite").stat().st_mtime_ns

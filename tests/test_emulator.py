@@ -132,7 +132,10 @@ def test_a_race_keeps_what_it_is_told_to_of_the_seeds_that_a_candidate_got(scene
     process, ends = evaluator.teacher.process, (evaluator.teacher.start, evaluator.teacher.end)
     bad, good = (compile(preset("ddim", named_grid("karras", process, n, *ends), process)) for n in (2, 24))
     race = Race(evaluator, objective("rmse"), blocks=4)
-    kept = race.run([bad, good], good, lambda table, drawn, which: torch.stack([which.double(), drawn.images.flatten(1)[:, 0].double()], 1))
+    errors = race.run([good], None)[0].errors
+    kept = race.run(
+        [bad, good], errors, lambda table, drawn, which: torch.stack([which.double(), drawn.images.flatten(1)[:, 0].double()], 1)
+    )
     assert kept[0].seeds < 12
     for raced in kept:
         assert raced.kept is not None

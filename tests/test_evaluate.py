@@ -140,7 +140,10 @@ def test_a_race_stops_what_is_clearly_worse_and_lets_the_better_and_the_same_fin
         grid = named_grid("karras", teacher.process, steps, teacher.start, teacher.end)
         return compile(preset("dpmpp-2m", grid, teacher.process))
 
-    worse, same, better = Race(Evaluator(teacher, goal), objective("rmse")).run([table(3), table(6), table(12)], table(6))
+    race = Race(Evaluator(teacher, goal), objective("rmse"))
+    (incumbent,) = race.run([table(6)], None)
+    worse, same, better = race.run([table(3), table(6), table(12)], incumbent.errors)
+    assert same.value == pytest.approx(incumbent.value, rel=1e-5)
     assert worse.seeds < 12
     assert (same.seeds, better.seeds) == (12, 12)
     assert better.value < same.value < worse.value

@@ -132,7 +132,8 @@ def test_nothing_is_raced_on_sets(scene):
         compile(preset("ddim", named_grid("karras", teacher.process, n, teacher.start, teacher.end), teacher.process)) for n in (9, 2)
     )
     aim = objective("frechet-pixels")
-    raced = Race(Evaluator(teacher, goal), aim).run([bad, good], good)
+    race = Race(Evaluator(teacher, goal), aim)
+    raced = race.run([bad, good], race.run([good], None)[0].errors)
     assert [r.seeds for r in raced] == [24, 24]
     whole = aim.together(Evaluator(teacher, goal).errors([bad, good], aim.measure))
     assert [r.value for r in raced] == pytest.approx(whole.tolist(), rel=1e-4)
