@@ -106,14 +106,21 @@ class Play:
         return self.scale * self.judge.term(self.opponent.at, samples, teachers).mean()
 
 
+def carried(memory: Memory) -> Memory:
+    """What goes on to the next stage: the opponent."""
+    return {name: values for name, values in memory.items() if name.startswith("opponent ")}
+
+
 def gradient(task: Task, k: int, theta: Tensor, memory: str = "full", play: Play | None = None) -> Tensor:
     """Of the loss of batch k, the shrinkage and the term of an opponent, [P]."""
     theta = theta.detach().requires_grad_()
     table, part, loss = task.form(theta), task.parts[k], task.loss
     if memory == "greedy":
         assert isinstance(part, TrajectoryBatch)  # a learner proves it
-        slopes = [_slope(loss.joined(loss.costs(residual)), theta) for residual in part.greedy(table, loss.view)]
-        slope = torch.stack(slopes).mean(0)
+        slope = torch.zeros_like(theta)
+        for residual in part.greedy(table, loss.view):
+            slope += _slope(loss.joined(loss.costs(residual)), theta) / (len(table.evals) + 1)
+            del residual  # with its graph, before the next evaluation
     else:
         met, end = part.traced(table, memory)
         whole = loss.joined(loss.costs(part.residue(met, end, loss.view)))
@@ -123,5 +130,7 @@ def gradient(task: Task, k: int, theta: Tensor, memory: str = "full", play: Play
 
 def _slope(value: Tensor, theta: Tensor) -> Tensor:
     """d value / d theta; what leads from theta to the table is kept for the next."""
+    if not value.requires_grad:  # a state that nothing has moved
+        return torch.zeros_like(theta)
     (slope,) = torch.autograd.grad(value, theta, retain_graph=True, allow_unused=True, materialize_grads=True)
     return slope

@@ -1,12 +1,13 @@
 """An opponent for learning by Adam: a small network that tells samples from the teacher's, and a term that makes it fail.
 
 With D(x) what it says of a picture x, and pairs of a sample and the teacher's own of the same noise (R3GAN: Huang et al. 2024; for
-solvers, GAS: Kornilov et al. 2025):
+solvers, GAS: Oganov et al. 2025):
 
     the sampler makes small    softplus(D(teacher's) - D(sample))
     the opponent makes small   softplus(D(sample) - D(teacher's)) + penalty / 2 (|grad D(teacher's)|^2 + |grad D(sample)|^2)
 
-Every step of the sampler is preceded by one of its opponent. It is numbers in a vector, like what it plays against.
+Every step of the sampler is preceded by one of its opponent. It is numbers in a vector, like what it plays against, and lives as long
+as the fit.
 """
 
 from typing import Annotated
@@ -14,8 +15,9 @@ from typing import Annotated
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import softplus
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 WIDTHS = (16, 32, 64)  # channels, each at half the size of the one before
 
@@ -47,12 +49,14 @@ class Opponent:
     @property
     def start(self) -> Tensor:
         """The parameters it begins with."""
-        return parameters_to_vector(self._network.parameters()).detach().clone()
+        return parameters_to_vector(self._network.parameters()).detach()
 
     def says(self, parameters: Tensor, pictures: Tensor) -> Tensor:
         """D of each, [B]."""
-        vector_to_parameters(parameters.float(), self._network.parameters())
-        return self._network(pictures.float())[:, 0]
+        names, shapes = zip(*((name, own.shape) for name, own in self._network.named_parameters()), strict=True)
+        parts = parameters.float().split([shape.numel() for shape in shapes])
+        own = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+        return functional_call(self._network, own, (pictures.float(),))[:, 0]
 
     def term(self, parameters: Tensor, samples: Tensor, teachers: Tensor) -> Tensor:
         """What the sampler makes small, [B]."""
@@ -60,10 +64,11 @@ class Opponent:
 
     def slope(self, parameters: Tensor, samples: Tensor, teachers: Tensor, penalty: float) -> Tensor:
         """The gradient of what the opponent makes small, like its parameters."""
+        parameters = parameters.detach().requires_grad_()
         both = [pictures.detach().requires_grad_() for pictures in (samples, teachers)]
         said = [self.says(parameters, pictures) for pictures in both]
         loss = softplus(said[0] - said[1]).mean()
         for pictures, answer in zip(both, said, strict=True):
             (steep,) = torch.autograd.grad(answer.sum(), pictures, create_graph=True)
             loss = loss + penalty / 2 * steep.square().flatten(1).sum(1).mean()
-        return torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(self._network.parameters()))])
+        return torch.autograd.grad(loss, parameters)[0]

@@ -12,7 +12,9 @@ was taken over, how many workers died on it.
 - A number belongs to one worker: the primary key decides.
 - A worker is dead when it has been silent for `grace` seconds, or at once when it ran on this machine and its process is gone. Its
   row is deleted by whoever comes next, and a claim of a worker without a row is free for the taking.
-- A number on which `ALONE` workers died is claimed alone from then on, so that the others are spared. After `LIVES` it is given up.
+- A number on which `ALONE` workers died is claimed alone from then on, so that the others are spared. After `LIVES`, and where others
+  could be done, it is given up. To die is to be killed or to run out of memory: whoever is stopped by hand, or can say what is wrong,
+  puts down what it had claimed.
 - The first to tell wins. A worker that was only slow may find its number told: what it found is dropped.
 - Every statement may be repeated without harm, so a database that restarts is waited for and asked again. Clocks decide when
   work is offered anew, never what is recorded.
@@ -30,12 +32,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
+import torch
 from sqlalchemy import Engine, text
 
 from search.storage import LOST, patiently
 
 NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch from clock_timestamp())"}
 ALONE, LIVES = 2, 5
+DEADLY = (MemoryError, torch.OutOfMemoryError)
 CLAIM = text(
     "insert into fewstep_board (campaign, stage, number, worker) values (:campaign, :stage, :number, :worker)"
     " on conflict (campaign, stage, number) do update set worker = excluded.worker"
@@ -50,10 +54,10 @@ DIED = text(
     " on conflict (campaign, stage, number) do update set count = fewstep_deaths.count + 1"
 )
 ROWS = text(
-    "select b.number, b.found, w.worker, coalesce(d.count, 0) from fewstep_board b left join fewstep_workers w on w.worker = b.worker"
-    " left join fewstep_deaths d on d.campaign = b.campaign and d.stage = b.stage and d.number = b.number"
+    "select b.number, b.found, w.worker from fewstep_board b left join fewstep_workers w on w.worker = b.worker"
     " where b.campaign = :campaign and b.stage = :stage"
 )
+DEATHS = text("select number, count from fewstep_deaths where campaign = :campaign and stage = :stage")
 RELEASE = text("delete from fewstep_board where worker = :worker and found is null")
 
 
@@ -84,9 +88,10 @@ class Board:
         signs.start()
         try:
             yield self
-        except KeyboardInterrupt:  # nothing that it worked on is to blame
-            with suppress(*LOST), self.engine.begin() as base:
-                base.execute(RELEASE, {"worker": self.worker})
+        except BaseException as error:
+            if not isinstance(error, DEADLY):
+                with suppress(*LOST), self.engine.begin() as base:
+                    base.execute(RELEASE, {"worker": self.worker})
             raise
         finally:
             self._stop.set()
@@ -113,7 +118,7 @@ class Board:
             mine, found, deaths = patiently(lambda: self._claim(stage, numbers, most))
             told(len(found))
             if mine:
-                hopeless = given_up if deaths >= LIVES else None
+                hopeless = given_up if deaths >= LIVES and found else None
                 made = {mine[0]: hopeless(mine[0])} if hopeless else dict(zip(mine, work(mine), strict=True))
                 patiently(lambda made=made: self._tell(stage, made))
                 wait = 0.02
@@ -136,12 +141,13 @@ class Board:
         """The numbers that are this worker's now, what was found for those that are done, and how many died on the first of its own."""
         key = {"campaign": self._campaign, "stage": stage}
         with self.engine.begin() as base:
-            rows = {number: (found, alive, deaths) for number, found, alive, deaths in base.execute(ROWS, key)}
+            rows = {number: (found, alive) for number, found, alive in base.execute(ROWS, key)}
             done = {n: msgspec.json.decode(rows[n][0]) for n in numbers if n in rows and rows[n][0] is not None}
             free = [n for n in numbers if n not in done and (n not in rows or rows[n][1] in (None, self.worker))]
             if not free:
                 return [], done, 0
-            died = {n: rows[n][2] + (rows[n][1] is None) if n in rows else 0 for n in free}
+            deaths = {number: count for number, count in base.execute(DEATHS, key)}
+            died = {n: deaths.get(n, 0) + (n in rows and rows[n][1] is None) for n in free}
             free.sort(key=lambda n: died[n] if died[n] >= ALONE else 0)  # what may kill comes last, and alone
             if died[free[0]] >= ALONE:
                 most = 1

@@ -17,7 +17,7 @@ from search.agreement import agreement
 from search.campaign import Campaign, card_of, cores, question
 from search.errors import CampaignError
 from search.features import describer
-from search.follow import fits_from, followed, state_of, told
+from search.follow import best_of, fits_from, followed, state_of, told
 from search.foresight import overhead
 from search.learner import Learner
 from search.objective import Objective, objective, root_trimmed, share_of_worst
@@ -129,7 +129,7 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], besid
     asked = question(campaign) | {"learner": learner, "from": schedules, "beside": others}
     with threads(campaign.settings.workers or cores()):  # one batch at a time: transforms of torch.func do not run side by side
         points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
-    best = min(range(len(fits)), key=lambda k: points[k].best)
+    best = best_of(fits, points)
     fit, point = fits[best], points[best]
     return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, starts[best].origin))
 

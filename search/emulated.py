@@ -22,7 +22,7 @@ from torch import Tensor
 from search import marquardt
 from search.emulator import POINTS, Emulator, Part, apart, deviations, form
 from search.evaluate import Evaluator, prefixes
-from search.gaps import level, levels
+from search.gaps import lambda_at, levels
 from search.learner import Learner
 from search.losses import SQUARES, Loss, View
 from search.objective import squared
@@ -122,7 +122,7 @@ def _batch(part: Part, teacher: Teacher, given: Mapping[str, float]) -> Batch:
 
     def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
         alpha, sigma = at.alpha.double(), at.sigma.double()
-        own = level(alpha, sigma)
+        own = lambda_at(alpha, sigma)
         off = apart(levels(process, at.label), own, knobs, given)
         answer = part.answer(x.double()[:, None] / unit, own[None], alpha[None], sigma[None], off[None])
         return (answer[:, 0] * unit).to(x)

@@ -57,7 +57,11 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Fit:
-    """One schedule, one learner, two blocks of seeds. surrogate: of the network on `fit_on`, shared by the fits that are compared."""
+    """One schedule, one learner, two blocks of seeds.
+
+    surrogate   of the network on `fit_on`, shared by the fits that are compared
+    beside      another of those, whose batches serve this one too
+    """
 
     def __init__(
         self,
@@ -67,11 +71,14 @@ class Fit:
         select_on: Targets,
         learner: Learner,
         surrogate: Surrogate | None = None,
+        beside: "Fit | None" = None,
     ) -> None:
         self.schedule, self.learner, self.surrogate = schedule, learner, surrogate
         self.stages = learner.stages("" if surrogate else "emulated")
         seen = trajectory_batches if learner.objective == "trajectory" else batches
-        self.fit_on, self.select_on = (seen(teacher, block, learner.batch) for block in (fit_on, select_on))
+        self.fit_on = beside.fit_on if beside else seen(teacher, fit_on, learner.batch)
+        self.select_on = beside.select_on if beside else seen(teacher, select_on, learner.batch)
+        self.ends_on = batches(teacher, select_on, learner.batch)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a fit lives as long as its process)
     def form(self, stage: int) -> Parametrisation:
@@ -95,6 +102,11 @@ class Fit:
     def table(self, point: Point) -> Tableau:
         """The table that did best on `select`."""
         return self.form(point.best_stage).table(torch.tensor(point.best_theta, dtype=torch.float64))
+
+    def merit(self, table: Tableau, delta: float) -> float:
+        """What fits are compared by: the loss on `select`, but of the end alone where it is of states, which differ from table to table."""
+        loss = Loss("rmse" if self.learner.objective == "trajectory" else self.learner.objective, delta)
+        return loss.together(self.costs(self.ends_on, table, loss))
 
     def recipe(self, point: Point) -> SolverSchedule | None:
         """The steps that compile to that table; none once coefficients have left their theory."""
@@ -125,9 +137,11 @@ class Fit:
         form, learner, loss = self.form(point.stage), self.learner, Loss(self.learner.objective, point.delta)
         if not form.count:
             return self.turn(point)
-        moved = self.moved(point, Task(form, loss, self.stages[point.stage].shrink * point.start, self.parts(point, loss)))
+        parts = self.parts(point, loss)
+        moved = self.moved(point, Task(form, loss, self.stages[point.stage].shrink * point.start, parts))
         if moved is None:
             return self.turn(point)
+        fit = moved.loss if parts is self.fit_on else loss.together(self.costs(self.fit_on, moved.table, loss))
         select = loss.together(self.costs(self.select_on, moved.table, loss))
         better = select < point.best
         point = msgspec.structs.replace(
@@ -137,7 +151,7 @@ class Fit:
             memory=moved.memory,
             iteration=point.iteration + 1,
             since=0 if better else point.since + 1,
-            curve=(*point.curve, Entry(point.stage, loss.shown(moved.loss), loss.shown(select))),
+            curve=(*point.curve, Entry(point.stage, loss.shown(fit), loss.shown(select))),
         )
         if better:
             point = msgspec.structs.replace(point, best=select, best_theta=point.theta, best_stage=point.stage)
@@ -169,4 +183,7 @@ class Fit:
             return msgspec.structs.replace(point, done=True)
         theta = self.form(rest[0]).zeros()
         theta[: len(point.best_theta)] = torch.tensor(point.best_theta, dtype=torch.float64)
-        return msgspec.structs.replace(point, theta=tuple(theta.tolist()), stage=rest[0], iteration=0, since=0, stale=point.best, memory={})
+        memory = adam.carried(point.memory)
+        return msgspec.structs.replace(
+            point, theta=tuple(theta.tolist()), stage=rest[0], iteration=0, since=0, stale=point.best, memory=memory
+        )

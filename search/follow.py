@@ -37,7 +37,10 @@ def fits_from(
     for schedule in starts:
         Parametrisation(schedule, learner.level, learner.consistency)  # what cannot be learned is refused before the network is asked
     shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
-    return [Fit(teacher, schedule, *blocks, learner, shared) for schedule in starts]
+    found = list[Fit]()
+    for schedule in starts:
+        found.append(Fit(teacher, schedule, *blocks, learner, shared, found[0] if found else None))
+    return found
 
 
 def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress) -> list[Point]:
@@ -79,6 +82,11 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress)
         for k in sorted(range(len(fits)), key=lambda k: points[k].best)[:KEPT]:
             follow(k, cheap, len(stages))
     return points
+
+
+def best_of(fits: Sequence[Fit], points: Sequence[Point]) -> int:
+    """Which of them ended best on `select`."""
+    return min(range(len(fits)), key=lambda k: fits[k].merit(fits[k].table(points[k]), points[k].delta))
 
 
 def told(work: Fit, point: Point, source: str) -> str:

@@ -28,7 +28,7 @@ def levels(process: Process, times: Tensor) -> Tensor:
     return process.lambda_of(times).clamp(-LIMIT, LIMIT).nan_to_num(-LIMIT)
 
 
-def level(alpha: Tensor, sigma: Tensor) -> Tensor:
+def lambda_at(alpha: Tensor, sigma: Tensor) -> Tensor:
     """Lambda where these are, finite."""
     return (alpha.clamp_min(TINY).log() - sigma.clamp_min(TINY).log()).clamp(-LIMIT, LIMIT)
 

@@ -14,7 +14,7 @@ from search.campaign import card_of, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Point
-from search.follow import fits_from, followed, state_of, told
+from search.follow import best_of, fits_from, followed, state_of, told
 from search.learner import Learner
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
 from search.page import Cell, interval_cell, number, percent, ratio_cell
@@ -97,8 +97,8 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     question |= {"tolerance": asked.tolerance}
     fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress)
     points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
-    chosen = min(range(len(fits)), key=lambda k: points[k].best)
-    first = min(range(len(fits)), key=lambda k: points[k].curve[0].select)
+    chosen = best_of(fits, points)
+    first = min(range(len(fits)), key=lambda k: fits[k].merit(compile(schedules[k]), points[k].delta))
     work, point, start = fits[chosen], points[chosen], found[chosen]
     write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, work.stages, asked.learner.objective)))
 

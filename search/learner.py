@@ -1,5 +1,6 @@
 """What a fit is asked for: what may move, what it should make small, by which optimisers."""
 
+import math
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -9,7 +10,7 @@ from search.errors import CampaignError
 from search.losses import SQUARES, Loss
 from search.objective import looks
 from search.parametrise import NESTED, check_words, suits
-from search.paths import affordable
+from search.paths import LARGEST, STEPS, affordable
 from solvers import SolverSchedule
 from teacher.denoiser import Teacher
 
@@ -67,8 +68,10 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CampaignError(
                 "Only Adam plays against an adversary, with the end before it: learner.optimiser=adam, adam.memory=full or rows."
             )
-        if self.adam.memory == "greedy" and self.objective != "trajectory":
-            raise CampaignError("Only objective=trajectory can be learned greedily: other objectives see nothing but the end.")
+        if self.adam.memory == "greedy" and (self.objective != "trajectory" or not self.optimiser.endswith("adam")):
+            raise CampaignError("Only Adam learns greedily, and only by objective=trajectory: other objectives see nothing but the end.")
+        if self.relax and self.optimiser == "emulated":
+            raise CampaignError("An emulator keeps every seed to its own noise; choose learner.optimiser=lm, or relax=0.")
         if self.optimiser == "emulated" and self.objective not in SQUARES:
             raise CampaignError(f"An emulator knows {', '.join(SQUARES)}, not {self.objective}; choose learner.optimiser=lm.")
 
@@ -76,6 +79,8 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise CampaignError if what should be small cannot be measured, or not be emulated on so many seeds, with this model."""
         if self.optimiser == "emulated" and not affordable(teacher, seeds):
             raise CampaignError(f"{teacher.name} has too many pixels for an emulator of it; choose learner.optimiser=lm or adam.")
+        if self.objective == "trajectory" and 2 * STEPS * seeds * math.prod(teacher.shape) > LARGEST:
+            raise CampaignError(f"The ways of {seeds} seeds of {teacher.name} are too large to be held; take fewer, or objective=rmse.")
         judged = "an adversary" if self.adam.adversary.weight else repr(self.objective) if looks(self.objective) else ""
         if judged and len(teacher.shape) != 3:
             raise CampaignError(f"{teacher.name} makes no pictures, so {judged} cannot be learned by.")

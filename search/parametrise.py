@@ -5,7 +5,7 @@ Levels, each with the parameters of the one before it first, so that a vector pa
     times           r_i = sigmoid(logit(r_i^0) + theta_i),   lambda_i = lambda_{i-1} + r_i (lambda_N - lambda_{i-1})
     times+labels    label_i moves by tanh(phi_i)/2 of the gap to the nearer neighbour, in lambda (LD3: Tong et al. 2025)
     weights         the coefficients that the schedule's rows have (S4S: Frankel et al. 2025, but as theory + delta)
-    rows            every coefficient of a table over the full history (BNS: Shaul et al. 2024; GS: Kornilov et al. 2025)
+    rows            every coefficient of a table over the full history (BNS: Shaul et al. 2024; GS: Oganov et al. 2025)
 
 And two that stand alone and move numbers of the steps; times stay:
 

@@ -25,7 +25,8 @@ def relaxed(part: Batch, table: Tableau, view: View, radius: float) -> Batch:
         return replace(part, noise=noise, first=None).asked(table, view)
 
     noise = part.noise.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(ends(noise).square().sum() / 2, noise)
+    met, end = replace(part, noise=noise, first=None).traced(table, "rows")  # one evaluation in memory at a time
+    (slope,) = torch.autograd.grad(part.residue(met, end, view).square().sum() / 2, noise)
     slope = slope.nan_to_num(0.0, 0.0, 0.0)
     with torch.no_grad():
         along = _norm(torch.func.jvp(ends, (part.noise,), (slope,))[1]).nan_to_num(torch.inf)

@@ -106,6 +106,8 @@ def run(campaign: Campaign, race: Race, trials: Mapping[int, FrozenTrial], again
 def finish(trial: FrozenTrial, outcome: Outcome) -> FrozenTrial:
     """The trial with what was told of it."""
     trial.user_attrs.update({"seeds": outcome.seeds, "evaluations": outcome.evaluations})
+    if not outcome.seeds:
+        trial.user_attrs["given_up"] = True
     if outcome.errors:
         trial.user_attrs["errors"] = outcome.errors
     return scored(trial, math.inf if outcome.value is None else outcome.value)

@@ -15,7 +15,7 @@ from search.parametrise import Parametrisation
 from search.residuals import Batch
 from solvers import Tableau
 
-Memory = dict[str, tuple[float, ...]]  # what an optimiser keeps from one iteration to the next; empty where a stage begins
+Memory = dict[str, tuple[float, ...]]  # what an optimiser keeps from one iteration to the next
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
     cost of a seed = mean over the states x_n that are evaluated, and the end, of   |x_n - x*(lambda_n)|^2 / (P (alpha_n^2 + sigma_n^2))
 
-so that states are compared as a variance-preserving process has them, and the end, where alpha = 1 and sigma = 0, is the mean square of
-a pixel. x* = alpha D* + sigma eps*, with the teacher's answers D* and eps* linear in lambda between two of `paths.STEPS`. A state then
-has a target of its own, so a row can be learned with nothing but the evaluation before it in memory: `greedy`.
+so that states are compared as a variance-preserving process has them; the end is compared as it is. x* = alpha D* + sigma eps*, with the
+teacher's answers D* and eps* linear in lambda between two of `paths.STEPS`. A state then has a target of its own, so a row can be learned
+with nothing but the evaluation before it in memory: `greedy`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from search.gaps import level
+from search.gaps import lambda_at
 from search.losses import View
 from search.paths import between, way
 from search.residuals import Batch, batches
@@ -33,7 +33,7 @@ class TrajectoryBatch(Batch):
 
     def apart(self, x: Tensor, at: At) -> Tensor:
         """How far states [B, ...] are from the teacher's own there, on the scale of a variance-preserving process, [B, P]."""
-        place = level(at.alpha, at.sigma).reshape(1)
+        place = lambda_at(at.alpha, at.sigma).reshape(1)
         answer, eps = (pictures[:, 0] for pictures in between(self.lambdas, place, self.answers, self.eps))
         alpha, sigma = at.alpha.to(x), at.sigma.to(x)
         return (x.flatten(1) - alpha * answer - sigma * eps) / (alpha.square() + sigma.square()).sqrt()
@@ -47,8 +47,9 @@ class TrajectoryBatch(Batch):
         state, request = advance(begin(table, self.noise))
         while request is not None:
             yield self.apart(request.x, request.at)
-            answer = self.ask(request.x.detach(), request.at, request.knobs)
-            state, request = advance(_detached(state), answer)
+            state, (x, at, knobs) = _detached(state), request
+            del request  # and with it the graph of the evaluation before
+            state, request = advance(state, self.ask(x.detach(), at, knobs))
         yield view(state.x) - self.goal(view)
 
 

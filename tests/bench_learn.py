@@ -31,7 +31,7 @@ from rich.progress import Progress
 from search import baselines, starts
 from search.campaign import Campaign
 from search.evaluate import Evaluator
-from search.follow import fits_from, followed
+from search.follow import best_of, fits_from, followed
 from search.learner import Learner
 from search.objective import Objective, objective, root_mean, root_median, root_trimmed, share_of_worst
 from search.perceptual import PerceptualError
@@ -140,7 +140,7 @@ def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], cou
     with tempfile.TemporaryDirectory() as nowhere, Progress() as progress:
         fits = fits_from(ours.teacher, schedules[:count], schedules[count:], blocks, learner, progress)
         ends = followed(fits, Path(nowhere) / "fits", "", progress)
-    best = min(range(len(ends)), key=lambda k: ends[k].best)
+    best = best_of(fits, ends)
     return fits[best].table(ends[best]), fits[best].form(ends[best].best_stage).count, best
 
 

@@ -78,12 +78,14 @@ def test_the_gradient_has_the_opponents_term_beside_the_loss(scene):
 
 def test_a_game_that_is_taken_up_goes_on_to_the_same_bits(scene):
     teacher, goal = scene
-    how = Adam(adversary=Adversary(weight=0.1))
+    how, rows = (Adam(memory=memory, adversary=Adversary(weight=0.1)) for memory in ("full", "rows"))
     learner = Learner(level="times", optimiser="adam", iterations=4, patience=9, shrink=(1e-4,), adam=how, batch=2)
     points = list(Fit(teacher, start(teacher, "unipc-2", 3), goal, goal, learner).run())
     written = msgspec.json.decode(msgspec.json.encode(points[2]), type=Point)
     *_, last = Fit(teacher, start(teacher, "unipc-2", 3), goal, goal, learner).run(written)
     assert last == points[-1]
+    *_, thrifty = Fit(teacher, start(teacher, "unipc-2", 3), goal, goal, msgspec.structs.replace(learner, adam=rows)).run()
+    assert thrifty.theta == pytest.approx(last.theta, rel=1e-4, abs=1e-6)
     alone = msgspec.structs.replace(learner, adam=Adam())
     *_, without = Fit(teacher, start(teacher, "unipc-2", 3), goal, goal, alone).run()
     assert without.theta != last.theta

@@ -139,6 +139,22 @@ def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule
     assert again.schedule_id == outcome.schedule_id
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_campaign_that_is_asked_to_stop_says_so_in_one_line(tmp_path, how):
+    directory = tmp_path / "c"
+    process = search(directory, "budget.trials=200", "budget.known=16", wait=False)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and written(directory) < 8:
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, complaint = process.communicate(timeout=60)
+    assert complaint.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "Traceback" not in complaint
+    assert process.returncode == 1
+    with closing(sqlite3.connect(f"file:{directory / 'study.sqlite'}?mode=ro", uri=True)) as database:
+        assert database.execute("select count(*) from fewstep_board where found is null").fetchone() == (0,)  # claims are put down
+
+
 def test_a_directory_of_another_campaign_is_refused_and_left_as_it_was(finished):
     directory, _ = finished
     before = {f.name: f.read_bytes() for f in directory.iterdir() if f.is_file()}

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import weakref
 
 import msgspec
 import pytest
@@ -263,6 +264,58 @@ def test_a_greedy_gradient_lets_no_state_pay_for_an_earlier_mistake(scene):
         torch.testing.assert_close(ours.detach(), theirs)
 
 
+@pytest.mark.parametrize(("name", "steps", "level"), [("ddim", 1, "weights"), ("dpmpp-2m", 5, "compensation"), ("epd", 3, "parallel")])
+def test_what_moves_nothing_before_a_state_has_no_greedy_gradient_there(scene, name, steps, level):
+    teacher, goal, _ = scene
+    form = Parametrisation(start(teacher, name, steps), level, "relaxed")
+    task = Task(form, Loss("trajectory"), 0.0, trajectory_batches(teacher, goal, 32))
+    slope = gradient(task, 0, form.zeros(), "greedy")
+    assert bool(slope.isfinite().all())
+    assert float(slope.norm()) > 0
+
+
+def held(work) -> int:
+    """The most numbers that graphs hold at once while it runs; what a checkpoint computes again is not seen."""
+    held, most, alive = 0, 0, weakref.WeakSet()
+
+    def pack(tensor):
+        nonlocal held, most
+        kept = Kept(tensor.detach())
+        alive.add(kept)
+        most = max(most, sum(k.tensor.numel() for k in alive))
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        work()
+    return most
+
+
+class Kept:
+    """A tensor that can be counted while somebody holds it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_a_greedy_gradient_and_a_relaxed_teacher_hold_one_evaluation_however_many_there_are(tmp_path):
+    teacher = digits()
+    goal = targets(teacher, "fit", 2, tolerance=0.05, root=tmp_path)
+    (whole,) = trajectory_batches(teacher, goal, 2)
+
+    def of(steps, memory):
+        form = Parametrisation(start(teacher, "dpmpp-2m", steps), "weights", "relaxed")
+        task = Task(form, Loss("trajectory"), 0.0, [whole])
+        if memory == "relaxed":
+            return held(lambda: relaxed(whole, form.table(form.zeros()), RMSE.view, 0.01))
+        return held(lambda: gradient(task, 0, form.zeros(), memory))
+
+    one = of(2, "full")  # the first answer is fixed
+    assert of(5, "full") > 2 * one
+    assert of(5, "greedy") < 1.1 * one
+    assert of(5, "rows") < 0.1 * one
+    assert of(5, "relaxed") < 0.1 * one
+
+
 def by_state(part, form, theta):
     """The residual of every state, and of the end."""
     return part.residual(form.table(theta), RMSE.view).unflatten(1, (-1, part.wanted[0].numel())).unbind(1)
@@ -274,6 +327,17 @@ def test_learning_by_the_trajectory_lowers_it_on_seeds_it_did_not_see(scene, mem
     how = Learner(level="weights", objective="trajectory", iterations=20, optimiser="adam", adam=Adam(memory=memory), shrink=(1e-4,))
     *_, last = Fit(teacher, start(teacher), fit_on, select_on, how).run()
     assert min(entry.select for entry in last.curve) < 0.8 * last.curve[0].select
+
+
+def test_fits_that_learn_states_are_compared_by_their_ends(scene):
+    teacher, fit_on, select_on = scene
+    fit = Fit(teacher, start(teacher), fit_on, select_on, Learner(level="times", objective="trajectory"))
+    table = compile(fit.schedule)
+    true = fit.costs(batches(teacher, select_on, 16), table, RMSE)
+    assert fit.merit(table, math.inf) == pytest.approx(float(true.mean()))
+    assert fit.begin().best != pytest.approx(float(true.mean()), rel=1e-3)
+    shared = Fit(teacher, start(teacher, "ddim"), fit_on, select_on, fit.learner, beside=fit)
+    assert shared.fit_on is fit.fit_on
 
 
 def test_relaxed_noise_stays_in_its_ball_and_ends_nearer_to_the_teacher(scene):
@@ -293,8 +357,16 @@ def test_relaxed_noise_stays_in_its_ball_and_ends_nearer_to_the_teacher(scene):
 
 def test_a_fit_with_a_relaxed_teacher_is_chosen_on_true_noise(scene):
     teacher, fit_on, select_on = scene
-    fit = Fit(teacher, start(teacher), fit_on, select_on, Learner(level="times", relax=0.01, iterations=4))
-    *_, last = fit.run()
+    fit = Fit(teacher, start(teacher), fit_on, select_on, Learner(level="times", optimiser="lm", relax=0.01, iterations=4))
+    points = list(fit.run())
+    last = points[-1]
+    *_, again = Fit(teacher, start(teacher), fit_on, select_on, fit.learner).run(
+        msgspec.json.decode(msgspec.json.encode(points[2]), type=Point)
+    )
+    assert again == last
+    for point in points[1:3]:
+        true = fit.costs(batches(teacher, fit_on, 16), fit.form(0).table(torch.tensor(point.theta, dtype=torch.float64)), RMSE)
+        assert point.curve[-1].fit == pytest.approx(float(true.mean().sqrt()))  # not that of the noise it was moved to
     assert last.best < last.curve[0].select ** 2
     table = fit.table(last)
     assert float(fit.costs(batches(teacher, select_on, 16), table, RMSE).mean()) == pytest.approx(last.best)
@@ -527,8 +599,13 @@ def test_what_cannot_be_learned_is_refused_in_one_sentence(scene):
         Parametrisation(start(teacher, "heun"), "compensation")
     with pytest.raises(ScheduleError, match="no parallel evaluations"):
         Parametrisation(schedule, "parallel")
-    with pytest.raises(CampaignError, match="objective=trajectory"):
-        Learner(adam=Adam(memory="greedy"))
+    for asked in ({"optimiser": "adam"}, {"objective": "trajectory", "optimiser": "lm"}):
+        with pytest.raises(CampaignError, match="Only Adam learns greedily"):
+            Learner(adam=Adam(memory="greedy"), **asked)
+    with pytest.raises(CampaignError, match="its own noise"):
+        Learner(optimiser="emulated", relax=0.1)
+    with pytest.raises(CampaignError, match="too large to be held"):
+        Learner(objective="trajectory").require(teacher, 10**7)
     with pytest.raises(CampaignError, match=", ".join(LOSSES)):
         Fit(teacher, schedule, fit_on, select_on, Learner(objective="beauty"))
     noisy = msgspec.structs.replace(schedule, steps=(msgspec.structs.replace(schedule.steps[0], eta=1.0), *schedule.steps[1:]))

@@ -185,6 +185,7 @@ def test_with_features_the_ranks_of_a_campaign_show_both_predictors():
     found = ranked(study.trials, SPACE, lambda params: (bowl(params),))
     assert list(found[-1].taus) == ["features", "parameters", "linear", "boosting"]
     assert found[-1].taus["features"] > 0.8
+    assert found[-1].taus["boosting"] > 0.6
 
 
 def cases(params: dict) -> np.ndarray:

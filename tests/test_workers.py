@@ -235,23 +235,31 @@ def test_a_number_that_kills_its_workers_is_tried_alone_and_then_given_up(reques
             raise MemoryError
         return [10 * n for n in numbers]
 
+    def stop(numbers):
+        tried.append(numbers)
+        raise KeyboardInterrupt
+
     with storage.opened(url) as base:
         for _ in range(9):
             with suppress(MemoryError), Board(base.engine, "deadly", 60.0).at_work() as board:
                 found = board.together("s", range(4), work, given_up=lambda n: f"{n} given up")
                 break
             killed += 1
+            if killed == 3:  # what is known of it is not forgotten when somebody is stopped by hand
+                with suppress(KeyboardInterrupt), Board(base.engine, "deadly", 60.0).at_work() as board:
+                    board.together("s", range(4), stop)
     assert found == [0, 10, "2 given up", 30]
-    assert tried == [[0, 1, 2, 3], [0, 1, 2, 3], [0], [1], [2], [3], [2], [2]]
+    assert tried == [[0, 1, 2, 3], [0, 1, 2, 3], [0], [1], [2], [3], [3], [2], [2]]
     assert killed == 5
 
 
-def test_work_that_is_interrupted_by_hand_is_not_to_blame(base):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_work_that_is_stopped_by_hand_or_says_what_is_wrong_is_not_to_blame(base, error):
     def work(numbers):
-        raise KeyboardInterrupt
+        raise error
 
     for _ in range(9):
-        with suppress(KeyboardInterrupt), Board(base.engine, "c", 60.0).at_work() as board:
+        with suppress(error), Board(base.engine, "c", 60.0).at_work() as board:
             board.together("s", range(2), work, given_up=lambda n: "given up")
     with Board(base.engine, "c", 60.0).at_work() as board:
         assert board.together("s", range(2), lambda numbers: numbers, given_up=lambda n: "given up") == [0, 1]
