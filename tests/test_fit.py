@@ -150,6 +150,16 @@ def test_the_rows_level_reaches_every_table_over_the_full_history(scene):
     assert int(torch.linalg.matrix_rank(jacobian)) == nfe + nfe * (nfe + 1) // 2
 
 
+def the_jacobian_is_exact(part, form, h, rtol, atol):
+    """Forward mode against finite differences of width h, away from the start."""
+    theta = moved(form)
+    ((value, jacobian),) = jacobians([part], form, theta, RMSE.view)
+    torch.testing.assert_close(value, part.residual(form(theta), RMSE.view))
+    for direction, column in zip(torch.eye(form.count, dtype=torch.float64), jacobian, strict=True):
+        ends = [part.residual(form(theta + sign * h * direction), RMSE.view) for sign in (1, -1)]
+        torch.testing.assert_close(column, (ends[0] - ends[1]) / (2 * h), rtol=rtol, atol=atol)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "level", "consistency"),
     [
@@ -164,12 +174,7 @@ def test_the_jacobian_is_that_of_finite_differences_through_the_whole_sampler(sc
     teacher, goal, _ = scene
     form = Parametrisation(change(start(teacher, name, 4)), level, consistency)
     part = Batch(teacher, goal.noise[:8].double(), goal.images[:8].double(), None)
-    theta, h = moved(form), 1e-5
-    ((value, jacobian),) = jacobians([part], form, theta, RMSE.view)
-    torch.testing.assert_close(value, part.residual(form(theta), RMSE.view))
-    for direction, column in zip(torch.eye(form.count, dtype=torch.float64), jacobian, strict=True):
-        ends = [part.residual(form(theta + sign * h * direction), RMSE.view) for sign in (1, -1)]
-        torch.testing.assert_close(column, (ends[0] - ends[1]) / (2 * h), rtol=1e-5, atol=1e-7)
+    the_jacobian_is_exact(part, form, 1e-5, 1e-5, 1e-7)
 
 
 def test_a_parameter_costs_evaluations_only_after_the_row_it_moves(scene):
@@ -239,13 +244,8 @@ def test_the_trajectory_of_a_fine_sampler_is_the_teachers_and_its_jacobian_is_ex
     fine, coarse = (float(part.residual(compile(start(teacher, name, steps)), RMSE.view).square().mean().sqrt()) for steps in (64, 4))
     assert fine < 2e-3 < 0.1 * coarse
     form = Parametrisation(start(teacher, name, 4), "weights", "relaxed")
-    theta, h = moved(form), 1e-6
-    ((value, jacobian),) = jacobians([part], form, theta, RMSE.view)
-    assert value.shape == (8, (form.table(theta).nfe + 1) * goal.images[0].numel())
-    torch.testing.assert_close(value, part.residual(form(theta), RMSE.view))
-    for direction, column in zip(torch.eye(form.count, dtype=torch.float64), jacobian, strict=True):
-        ends = [part.residual(form(theta + sign * h * direction), RMSE.view) for sign in (1, -1)]
-        torch.testing.assert_close(column, (ends[0] - ends[1]) / (2 * h), rtol=1e-4, atol=1e-6)
+    assert part.residual(form(form.zeros()), RMSE.view).shape == (8, (compile(form.schedule).nfe + 1) * goal.images[0].numel())
+    the_jacobian_is_exact(part, form, 1e-6, 1e-4, 1e-6)
 
 
 def test_a_greedy_gradient_lets_no_state_pay_for_an_earlier_mistake(scene):
