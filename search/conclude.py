@@ -129,7 +129,7 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], besid
     asked = question(campaign) | {"learner": learner, "from": schedules, "beside": others}
     with threads(campaign.settings.workers or cores()):  # one batch at a time: transforms of torch.func do not run side by side
         points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
-    best = best_of(fits, points)
+    best = best_of(points)
     fit, point = fits[best], points[best]
     return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, starts[best].origin))
 

@@ -60,7 +60,7 @@ class Fit:
     """One schedule, one learner, two blocks of seeds.
 
     surrogate   of the network on `fit_on`, shared by the fits that are compared
-    beside      another of those, whose batches serve this one too
+    beside      another of those, whose batches of `fit_on` serve this one too
     """
 
     def __init__(
@@ -77,8 +77,7 @@ class Fit:
         self.stages = learner.stages("" if surrogate else "emulated")
         seen = trajectory_batches if learner.objective == "trajectory" else batches
         self.fit_on = beside.fit_on if beside else seen(teacher, fit_on, learner.batch)
-        self.select_on = beside.select_on if beside else seen(teacher, select_on, learner.batch)
-        self.ends_on = batches(teacher, select_on, learner.batch)
+        self.select_on = batches(teacher, select_on, learner.batch)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a fit lives as long as its process)
     def form(self, stage: int) -> Parametrisation:
@@ -90,7 +89,7 @@ class Fit:
         table, loss = compile(self.schedule), Loss(self.learner.objective)
         delta = delta or 2 * float(self.costs(self.fit_on, table, loss).median().sqrt())
         loss = Loss(self.learner.objective, delta)
-        value, select = (loss.together(self.costs(block, table, loss)) for block in (self.fit_on, self.select_on))
+        value, select = loss.together(self.costs(self.fit_on, table, loss)), self.selected(table, loss)
         theta = tuple(self.form(0).zeros().tolist())
         entry = Entry(0, loss.shown(value), loss.shown(select))
         return Point(theta, value, delta, value, select, theta, 0, (entry,), select)
@@ -99,14 +98,14 @@ class Fit:
         """The cost of every seed, [seeds]."""
         return torch.cat([loss.costs(part.residual(table, loss.view)) for part in parts])
 
+    def selected(self, table: Tableau, loss: Loss) -> float:
+        """The loss on `select`: of the end alone, also where states are learned, which differ from table to table."""
+        loss = Loss("rmse") if loss.name == "trajectory" else loss
+        return loss.together(self.costs(self.select_on, table, loss))
+
     def table(self, point: Point) -> Tableau:
         """The table that did best on `select`."""
         return self.form(point.best_stage).table(torch.tensor(point.best_theta, dtype=torch.float64))
-
-    def merit(self, table: Tableau, delta: float) -> float:
-        """What fits are compared by: the loss on `select`, but of the end alone where it is of states, which differ from table to table."""
-        loss = Loss("rmse" if self.learner.objective == "trajectory" else self.learner.objective, delta)
-        return loss.together(self.costs(self.ends_on, table, loss))
 
     def recipe(self, point: Point) -> SolverSchedule | None:
         """The steps that compile to that table; none once coefficients have left their theory."""
@@ -142,7 +141,7 @@ class Fit:
         if moved is None:
             return self.turn(point)
         fit = moved.loss if parts is self.fit_on else loss.together(self.costs(self.fit_on, moved.table, loss))
-        select = loss.together(self.costs(self.select_on, moved.table, loss))
+        select = self.selected(moved.table, loss)
         better = select < point.best
         point = msgspec.structs.replace(
             point,

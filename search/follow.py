@@ -84,9 +84,9 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress)
     return points
 
 
-def best_of(fits: Sequence[Fit], points: Sequence[Point]) -> int:
-    """Which of them ended best on `select`."""
-    return min(range(len(fits)), key=lambda k: fits[k].merit(fits[k].table(points[k]), points[k].delta))
+def best_of(points: Sequence[Point]) -> int:
+    """Which fit ended best on `select`."""
+    return min(range(len(points)), key=lambda k: points[k].best)
 
 
 def told(work: Fit, point: Point, source: str) -> str:

@@ -97,8 +97,8 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     question |= {"tolerance": asked.tolerance}
     fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress)
     points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
-    chosen = best_of(fits, points)
-    first = min(range(len(fits)), key=lambda k: fits[k].merit(compile(schedules[k]), points[k].delta))
+    chosen = best_of(points)
+    first = min(range(len(points)), key=lambda k: points[k].curve[0].select)
     work, point, start = fits[chosen], points[chosen], found[chosen]
     write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, work.stages, asked.learner.objective)))
 

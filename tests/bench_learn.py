@@ -140,7 +140,7 @@ def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], cou
     with tempfile.TemporaryDirectory() as nowhere, Progress() as progress:
         fits = fits_from(ours.teacher, schedules[:count], schedules[count:], blocks, learner, progress)
         ends = followed(fits, Path(nowhere) / "fits", "", progress)
-    best = best_of(fits, ends)
+    best = best_of(ends)
     return fits[best].table(ends[best]), fits[best].form(ends[best].best_stage).count, best
 
 
