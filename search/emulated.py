@@ -96,7 +96,7 @@ class SurrogateBatch(Batch):
     """Seeds whose network is the emulator: it costs little to ask, so no state is kept and forked."""
 
     @torch.no_grad()
-    def jacobian(self, numbers: Numbers, tangents: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    def jacobian(self, numbers: Numbers, tangents: Tensor, view: View, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
         """As that of a Batch, with all tangents carried from the first row on."""
 
         def whole(vector: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from search.residuals import jacobians
+from search.spanned import TOLERANCE
 from search.task import Memory, Moved, Task
 from solvers import ScheduleError
 
@@ -30,14 +31,14 @@ def iterate(task: Task, theta: Tensor, memory: Memory, damping: float) -> Moved 
     return None
 
 
-def normal_equations(task: Task, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def normal_equations(task: Task, theta: Tensor, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor, Tensor]:
     """J^T W J [P, P], J^T W r [P], both per number, and the costs [seeds]."""
     loss, count = task.loss, len(theta)
     squares = torch.zeros(count, count, dtype=torch.float64)
     slope, total, first = torch.zeros(count, dtype=torch.float64), 0, 0
     costs = task.costs(task.form(theta)) if loss.name == "trimmed" else None
     found = list[Tensor]()
-    for residual, jacobian in jacobians(task.parts, task.form, theta, loss.view):
+    for residual, jacobian in jacobians(task.parts, task.form, theta, loss.view, tolerance):
         found.append(loss.costs(residual))
         weighted = (jacobian * loss.weights(residual, found[-1] if costs is None else costs, 0 if costs is None else first)).flatten(1)
         squares += (weighted @ jacobian.flatten(1).T).double()

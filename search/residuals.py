@@ -1,13 +1,12 @@
 """Residuals x(theta) - teacher and their exact derivatives, streamed over batches of seeds.
 
-The Jacobian is forward mode: a tangent per parameter is carried through the sampler, memory independent of the number of
-evaluations. A parameter that first touches row r is carried from row r only: the sampler's state before that row is the same
-for all, so it is kept and forked (`advance` is pure). A parameter of the last row costs no evaluation at all. The parameters of a
-fork go through the network together (vmap), which shares the values between them.
+The Jacobian is forward mode: a tangent per parameter is carried through the sampler by vmap and jvp, and the network is asked along the
+few directions that they span (search.spanned). A parameter costs nothing before the row that it touches, and one of the last row
+no evaluation at all. In memory are the tangents of a batch's states and answers, and the network for `spanned.TOGETHER` directions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,33 +14,30 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from search.losses import View
-from solvers import Evaluation, Row, State, Tableau, advance, begin
+from search.spanned import TOGETHER, TOLERANCE, spanned
+from solvers import At, Evaluation, Row, Tableau, advance, begin
 from solvers.sample import Request
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
-DIRECTIONS = 16
+Run = tuple[list[Request], Tensor]
+Ask = Callable[[Request], Tensor]
 
 
 class Numbers(NamedTuple):
-    """Every number of a table in one vector [M], and for each the evaluations that happen before it is used."""
+    """Every number of a table in one vector [M]."""
 
     rows: tuple[Row, ...]
     vector: Tensor
-    stage: Tensor
 
     @classmethod
     def of(cls, table: Tableau) -> "Numbers":
         """Read a table; its structure stays behind as a form to fill."""
-        found, stages, asked = list[Any](), list[int](), 0
+        found = list[Any]()
         for row in table.rows:
             e = row.evaluation
-            mine = [*row.terms.values(), *((e.label, e.alpha, e.sigma) if e else ())]
-            found += mine
-            stages += [asked] * len(mine)
-            asked += e is not None
-        vector = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in found])
-        return cls(table.rows, vector, torch.tensor(stages))
+            found += [*row.terms.values(), *((e.label, e.alpha, e.sigma) if e else ())]
+        return cls(table.rows, torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in found]))
 
     def fill(self, vector: Tensor) -> tuple[Row, ...]:
         """The rows with these numbers."""
@@ -76,27 +72,18 @@ class Batch:
             self.first = request, self.ask(*request)
         return self.first[1]
 
+    def run(self, table: Tableau, ask: Ask, first: Ask | None = None) -> Run:
+        """All that is asked and the end; `sample` asks whether it is finite, which nobody can inside a jvp. first: who is asked first."""
+        state, request = advance(begin(table, self.noise))
+        met = list[Request]()
+        while request is not None:
+            met.append(request)
+            state, request = advance(state, (ask if met[1:] else first or ask)(request))
+        return met, state.x
+
     def residue(self, met: Sequence[Request], end: Tensor, view: View) -> Tensor:
         """How far a run that asked all of `met` and ended at `end` is from the teacher, [B, numbers]."""
         return view(end) - self.goal(view)
-
-    def finish(self, state: State, met: Sequence[Request], answer: Tensor, view: View) -> Tensor:
-        """From a waiting state to the residual [B, numbers]; `sample` asks whether it is finite, which nobody can inside a jvp.
-
-        met: what was asked so far, the last of which has this answer.
-        """
-        met = list(met)
-        state, request = advance(state, answer)
-        while request is not None:
-            met.append(request)
-            state, request = advance(state, self.ask(*request))
-        return self.residue(met, state.x, view)
-
-    def asked(self, table: Tableau, view: View) -> Tensor:
-        """The residual [B, numbers], every answer asked for."""
-        state, request = advance(begin(table, self.noise))
-        assert request is not None  # a table without evaluations has no parameters
-        return self.finish(state, [request], self.ask(*request), view)
 
     def goal(self, view: View) -> Tensor:
         """Where the teacher ends, as `view` sees it."""
@@ -104,56 +91,49 @@ class Batch:
             self.seen[view] = view(self.wanted)
         return self.seen[view]
 
+    def asked(self, table: Tableau, view: View) -> Tensor:
+        """The residual [B, numbers], every answer asked for."""
+        return self.residue(*self.run(table, lambda request: self.ask(*request)), view)
+
     @torch.no_grad()
     def residual(self, table: Tableau, view: View) -> Tensor:
         """x - teacher for these seeds, [B, numbers]."""
-        state, request = advance(begin(table, self.noise))
-        assert request is not None
-        return self.finish(state, [request], self.opening(request), view)
+        return self.residue(*self.run(table, lambda request: self.ask(*request), self.opening), view)
 
-    def traced(self, table: Tableau, memory: str) -> tuple[list[Request], Tensor]:
-        """All that was asked, and the end, with their graph. memory: "full" keeps what an evaluation computed, "rows" computes it again."""
-        state, request = advance(begin(table, self.noise))
-        met = list[Request]()
-        while request is not None:
-            met.append(request)
+    def traced(self, table: Tableau, memory: str) -> Run:
+        """All that is asked, and the end, with their graph. memory: "full" keeps what an evaluation computed, "rows" computes it again."""
+
+        def ask(request: Request) -> Tensor:
             if not request.x.requires_grad and not request.at.label.requires_grad:
-                answer = self.opening(request)  # at x_T nothing moves
-            elif memory == "rows":
-                answer = checkpoint(self.ask, *request, use_reentrant=False)
-            else:
-                answer = self.ask(*request)
-            state, request = advance(state, answer)
-        return met, state.x
+                return self.opening(request)  # at x_T nothing moves
+            return checkpoint(self.ask, *request, use_reentrant=False) if memory == "rows" else self.ask(*request)
+
+        return self.run(table, ask)
 
     @torch.no_grad()
-    def jacobian(self, numbers: Numbers, tangents: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    def jacobian(self, numbers: Numbers, tangents: Tensor, view: View, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
         """The residual [B, numbers] and its derivative [P, B, numbers] along tangents [P, M] of the table's numbers."""
-        rows = numbers.fill(numbers.vector)
-        state, request = advance(begin(Tableau(rows), self.noise))
-        waiting, met, answers = list[State](), list[Request](), list[Tensor]()
-        while request is not None:
-            answer = self.ask(*request) if answers else self.opening(request)
-            waiting, met, answers = [*waiting, state], [*met, request], [*answers, answer]
-            state, request = advance(state, answer)
-        value = self.residue(met, state.x, view)
-        columns = value.new_zeros(len(tangents), *value.shape)
-        never = len(answers) + 1
-        since = torch.where(tangents != 0, numbers.stage, never).amin(1) if tangents.numel() else torch.empty(0)
-        for stage in sorted({int(s) for s in since} - {never}):
-            mine = torch.nonzero(since == stage).flatten()
+        knobs = list[Mapping[str, float]]()
 
-            def remainder(vector: Tensor, stage: int = stage) -> Tensor:
-                if not stage:
-                    return self.asked(Tableau(numbers.fill(vector)), view)
-                forked = replace(waiting[stage - 1], rows=numbers.fill(vector))
-                return self.finish(forked, met[:stage], answers[stage - 1], view)
+        def ask(request: Request) -> Tensor:
+            knobs.append(request.knobs)
+            return spanned(lambda x, at: self.ask(x, at, request.knobs), request.x, request.at, tolerance)
 
-            def column(direction: Tensor, remainder: Any = remainder) -> Tensor:
-                return torch.func.jvp(remainder, (numbers.vector,), (direction,))[1]
+        def states(vector: Tensor) -> tuple[list[tuple[Tensor, ...]], Tensor]:
+            met, end = self.run(Tableau(numbers.fill(vector)), ask)
+            return [(x, *at) for x, at, _ in met], end
 
-            columns[mine] = torch.func.vmap(column, chunk_size=DIRECTIONS)(tangents[mine])
-        return value, columns
+        def seen(places: list[tuple[Tensor, ...]], end: Tensor) -> Tensor:
+            met = [Request(x, At(*at), mine) for (x, *at), mine in zip(places, knobs, strict=True)]
+            return self.residue(met, end, view)
+
+        def along(direction: Tensor) -> Any:
+            return torch.func.jvp(states, (numbers.vector,), (direction,))
+
+        dims: Any = (None, 0)
+        found, moved = torch.func.vmap(along, out_dims=dims)(tangents)
+        columns = torch.func.vmap(lambda *move: torch.func.jvp(seen, found, move)[1], chunk_size=TOGETHER)(*moved)
+        return seen(*found), columns
 
 
 def batches(teacher: Teacher, targets: Targets, size: int) -> list[Batch]:
@@ -174,8 +154,10 @@ def linearise(form: Any, theta: Tensor) -> tuple[Numbers, Tensor]:
         return numbers, torch.func.vmap(along)(torch.eye(len(theta), dtype=torch.float64))
 
 
-def jacobians(parts: Sequence[Batch], form: Any, theta: Tensor, view: View) -> Iterator[tuple[Tensor, Tensor]]:
+def jacobians(
+    parts: Sequence[Batch], form: Any, theta: Tensor, view: View, tolerance: float = TOLERANCE
+) -> Iterator[tuple[Tensor, Tensor]]:
     """(residual, derivative) of each batch."""
     numbers, tangents = linearise(form, theta)
     for part in parts:
-        yield part.jacobian(numbers, tangents, view)
+        yield part.jacobian(numbers, tangents, view, tolerance)

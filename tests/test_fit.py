@@ -153,7 +153,7 @@ def test_the_rows_level_reaches_every_table_over_the_full_history(scene):
 def the_jacobian_is_exact(part, form, h, rtol, atol):
     """Forward mode against finite differences of width h, away from the start."""
     theta = moved(form)
-    ((value, jacobian),) = jacobians([part], form, theta, RMSE.view)
+    ((value, jacobian),) = jacobians([part], form, theta, RMSE.view, 0.0)
     torch.testing.assert_close(value, part.residual(form(theta), RMSE.view))
     for direction, column in zip(torch.eye(form.count, dtype=torch.float64), jacobian, strict=True):
         ends = [part.residual(form(theta + sign * h * direction), RMSE.view) for sign in (1, -1)]
@@ -202,7 +202,7 @@ def test_streaming_over_batches_changes_nothing_but_rounding(scene):
     found = []
     for size in (32, 7):
         form = Parametrisation(start(teacher), "rows")
-        found.append(normal_equations(Task(form, Loss("trimmed"), 0.0, batches(teacher, goal, size)), moved(form)))
+        found.append(normal_equations(Task(form, Loss("trimmed"), 0.0, batches(teacher, goal, size)), moved(form), 0.0))
     for whole, split in zip(*found, strict=True):
         torch.testing.assert_close(whole, split, rtol=1e-4, atol=1e-7)
 
@@ -231,7 +231,7 @@ def test_the_reverse_gradient_is_the_forward_one_with_and_without_what_was_compu
     form = Parametrisation(start(teacher, name, 4), level, "relaxed")
     task = Task(form, RMSE, 0.1, batches(teacher, goal, 32))
     theta = moved(form)
-    forward = 2 * (normal_equations(task, theta)[1] + task.shrink * theta)
+    forward = 2 * (normal_equations(task, theta, 0.0)[1] + task.shrink * theta)
     for memory in ("full", "rows"):
         torch.testing.assert_close(gradient(task, 0, theta, memory), forward, rtol=1e-6, atol=1e-9)
 
@@ -256,7 +256,7 @@ def test_a_greedy_gradient_lets_no_state_pay_for_an_earlier_mistake(scene):
     theta = moved(form)
     whole, rows, greedy = (gradient(task, 0, theta, memory) for memory in ("full", "rows", "greedy"))
     torch.testing.assert_close(whole, rows)
-    torch.testing.assert_close(whole, 2 * (normal_equations(task, theta)[1] + task.shrink * theta), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(whole, 2 * (normal_equations(task, theta, 0.0)[1] + task.shrink * theta), rtol=1e-6, atol=1e-9)
     last = [2 * form.inner + k for k, (row, _) in enumerate(form.deltas) if row == 4]  # they move the end, and nothing after it
     torch.testing.assert_close(greedy[last], whole[last])
     assert not torch.allclose(greedy[: 2 * form.inner], whole[: 2 * form.inner], rtol=0.1)
@@ -577,7 +577,7 @@ def test_learning_runs_forward_and_reverse_through_the_real_networks(tmp_path, o
     form, loss = fit.form(0), Loss(objective)
     task = Task(form, loss, 0.0, fit.fit_on)
     try:
-        squares, slope, costs = normal_equations(task, form.zeros())
+        squares, slope, costs = normal_equations(task, form.zeros(), 0.0)
     except PerceptualError as error:
         pytest.skip(str(error))
     reverse = gradient(task, 0, form.zeros(), "rows")
