@@ -21,7 +21,7 @@ from torch import Tensor
 from solvers import At
 
 TOLERANCE = 1e-4
-TOGETHER = 16  # directions that go through the network at once
+TOGETHER = 4  # directions that go through the network at once: with a batch of seeds more than this leave the caches
 TINY = 1e-30
 Network = Callable[[Tensor, At], Tensor]
 
