@@ -139,14 +139,13 @@ def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule
     assert again.schedule_id == outcome.schedule_id
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_campaign_that_is_asked_to_stop_says_so_in_one_line(tmp_path, how):
+def test_a_campaign_that_is_asked_to_stop_says_so_in_one_line(tmp_path):
     directory = tmp_path / "c"
     process = search(directory, "budget.trials=200", "budget.known=16", wait=False)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and written(directory) < 8:
         time.sleep(0.02)
-    process.send_signal(how)
+    process.terminate()  # a Ctrl-C would be ignored where these tests run in the background of a shell
     _, complaint = process.communicate(timeout=60)
     assert complaint.splitlines()[-1] == "stopped; the same command goes on from here"
     assert "Traceback" not in complaint
