@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt (Marquardt 1963) on weighted residuals with exact forward-mode Jacobians, streamed over batches of seeds."""
+"""Levenberg-Marquardt (Marquardt 1963) on weighted residuals with forward-mode Jacobians, streamed over batches of seeds."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Residuals x(theta) - teacher and their exact derivatives, streamed over batches of seeds.
+"""Residuals x(theta) - teacher and their derivatives, streamed over batches of seeds.
 
 The Jacobian is forward mode: a tangent per parameter is carried through the sampler by vmap and jvp, and the network is asked along the
 few directions that they span (search.spanned). A parameter costs nothing before the row that it touches, and one of the last row
