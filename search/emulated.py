@@ -6,8 +6,8 @@ answered to this fit's tables so far; the network is asked then, as often as the
     theta' = a few iterations of search.marquardt from theta, on the emulator
     theta <- theta' if the network agrees that it is better; else again, knowing its answers, with four times the damping
 
-Space mapping (Bandler et al. 2004) with a coarse model that learns. A Jacobian of the network costs as many evaluations as the table has, times
-the directions in which its parameters move the states.
+Space mapping (Bandler et al. 2004) with a coarse model that learns. A Jacobian of the network costs as many evaluations as the table
+has, times the directions in which its parameters move the states.
 """
 
 from collections.abc import Mapping, Sequence
