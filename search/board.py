@@ -148,14 +148,10 @@ class Board:
                 return [], done, 0
             deaths = {number: count for number, count in base.execute(DEATHS, key)}
             died = {n: deaths.get(n, 0) + (n in rows and rows[n][1] is None) for n in free}
-            free.sort(key=lambda n: died[n] if died[n] >= ALONE else 0)  # what may kill comes last, and alone
-            if died[free[0]] >= ALONE:
-                most = 1
+            free = [n for n in free if died[n] < ALONE] or [min(free, key=lambda n: died[n])]  # what may kill comes last, and alone
             workers = base.execute(text("select count(*) from fewstep_workers where campaign = :campaign"), key).scalar() or 1
             share, mine = min(most, -(-len(free) // workers)), list[int]()
             for number in free:
-                if mine and died[number] >= ALONE:
-                    break
                 again = number in rows and rows[number][1] == self.worker  # claimed, but the answer was lost
                 if again or base.execute(CLAIM, key | {"number": number, "worker": self.worker}).first():
                     mine.append(number)

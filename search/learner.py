@@ -1,6 +1,5 @@
 """What a fit is asked for: what may move, what it should make small, by which optimisers."""
 
-import math
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -10,7 +9,8 @@ from search.errors import CampaignError
 from search.losses import SQUARES, Loss
 from search.objective import looks
 from search.parametrise import NESTED, check_words, suits
-from search.paths import LARGEST, STEPS, affordable
+from search.paths import affordable
+from search.trajectory import holdable
 from solvers import SolverSchedule
 from teacher.denoiser import Teacher
 
@@ -79,7 +79,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise CampaignError if what should be small cannot be measured, or not be emulated on so many seeds, with this model."""
         if self.optimiser == "emulated" and not affordable(teacher, seeds):
             raise CampaignError(f"{teacher.name} has too many pixels for an emulator of it; choose learner.optimiser=lm or adam.")
-        if self.objective == "trajectory" and 2 * STEPS * seeds * math.prod(teacher.shape) > LARGEST:
+        if self.objective == "trajectory" and not holdable(teacher, seeds):
             raise CampaignError(f"The ways of {seeds} seeds of {teacher.name} are too large to be held; take fewer, or objective=rmse.")
         judged = "an adversary" if self.adam.adversary.weight else repr(self.objective) if looks(self.objective) else ""
         if judged and len(teacher.shape) != 3:

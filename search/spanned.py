@@ -54,7 +54,7 @@ class _Along(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         moved, where, (network, _) = inputs[:4], inputs[4:8], inputs[8]
-        return torch.func.jvp(lambda x, *at: network(x, At(*at)), tuple(where), tuple(moved))[1]
+        return _tangent(network, where, moved)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -66,6 +66,10 @@ class _Along(torch.autograd.Function):
         moved = zip(inputs[:4], in_dims[:4], strict=True)
         states, *times = (t.expand(count, *t.shape) if dim is None else t.movedim(dim, 0) for t, dim in moved)
         return _along(states, torch.stack(times, 1), where, *how), 0
+
+
+def _tangent(network: Network, where: tuple[Tensor, ...], moved: tuple[Tensor, ...]) -> Tensor:
+    return torch.func.jvp(lambda x, *at: network(x, At(*at)), where, moved)[1]
 
 
 def _along(states: Tensor, times: Tensor, where: tuple[Tensor, ...], network: Network, tolerance: float) -> Tensor:
@@ -89,7 +93,7 @@ def _along(states: Tensor, times: Tensor, where: tuple[Tensor, ...], network: Ne
     directions = torch.cat([basis.reshape(rank, *states.shape[1:]), still]), torch.cat([fixed, ways[:own] * unit])
 
     def one(state: Tensor, time: Tensor) -> Tensor:
-        return torch.func.jvp(lambda x, *at: network(x, At(*at)), where, (state, *time.unbind()))[1]
+        return _tangent(network, where, (state, *time.unbind()))
 
     asked = torch.func.vmap(one, chunk_size=TOGETHER)(*directions)
     mixing = (vectors * size[:, None]).to(states)

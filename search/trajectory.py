@@ -7,6 +7,7 @@ teacher's answers D* and eps* linear in lambda between two of `paths.STEPS`. A s
 with nothing but the evaluation before it in memory: `greedy`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from search.gaps import lambda_at
 from search.losses import View
-from search.paths import between, way
+from search.paths import LARGEST, STEPS, between, way
 from search.residuals import Batch, batches
 from solvers import At, State, Tableau, advance, begin
 from solvers.sample import Request
@@ -55,6 +56,11 @@ class TrajectoryBatch(Batch):
 
 def _detached(state: State) -> State:
     return replace(state, slots={name: slot.detach() for name, slot in state.slots.items()})
+
+
+def holdable(teacher: Teacher, seeds: int) -> bool:
+    """Whether the ways of so many seeds are small enough to be held in memory."""
+    return 2 * STEPS * seeds * math.prod(teacher.shape) <= LARGEST
 
 
 def trajectory_batches(teacher: Teacher, targets: Targets, size: int) -> list[Batch]:
