@@ -70,13 +70,14 @@ class Drawn(NamedTuple):
 class Evaluator:
     """Scores candidates against one block of targets.
 
-    chunk    samples in one call of the network; `workers` calls run side by side, one thread each (torch lets go of the
-             interpreter while it computes). Small networks gain little from many threads inside one operation, and lose much
-             when another process wants the cores.
+    chunk    samples in one call of the network, at most, which may be less than the seeds of a candidate; `workers` calls run
+             side by side, one thread each (torch lets go of the interpreter while it computes). Small networks gain little
+             from many threads inside one operation, and lose much when another process wants the cores. On CPUs more samples
+             than fit into the caches are slower.
     group    samples that are under way at once, at most: what bounds the memory
     """
 
-    def __init__(self, teacher: Teacher, targets: Targets, chunk: int = 128, workers: int = 1, group: int = 2048) -> None:
+    def __init__(self, teacher: Teacher, targets: Targets, chunk: int = 64, workers: int = 1, group: int = 2048) -> None:
         self.teacher, self.targets, self.chunk, self.workers, self.group = teacher, targets, chunk, workers, group
         self.cost = Cost()
         self._first: dict[tuple[Any, ...], Tensor] = {}
@@ -128,33 +129,31 @@ class Evaluator:
                 answers = dict(self._first) if level == 0 else {}
                 missing = [here.index(key) for key in dict.fromkeys(here) if key not in answers]
                 self.cost += Cost(count * seeds, len(missing) * seeds)
-                size = max(1, min(self.chunk // seeds, -(-len(missing) // self.workers)))  # no worker waits for another's second batch
                 by_knobs = sorted(missing, key=lambda k: sorted(tableaus[k].evals[level].knobs.items()))
-                calls = [
-                    part
-                    for _, same in itertools.groupby(by_knobs, key=lambda k: tableaus[k].evals[level].knobs)
-                    for part in _parts(list(same), size)
-                ]
-                batches = pool.map(self._ask, itertools.repeat(request), calls, [tableaus[part[0]].evals[level].knobs for part in calls])
-                for part, batch in zip(calls, batches, strict=True):
-                    answers |= zip((here[k] for k in part), batch, strict=True)
+                for knobs, same in itertools.groupby(by_knobs, key=lambda k: tableaus[k].evals[level].knobs):
+                    asked = list(same)
+                    samples = torch.cat([torch.arange(k * seeds, (k + 1) * seeds) for k in asked])
+                    calls = pool.map(self._ask, itertools.repeat(request), self._batches(samples), itertools.repeat(knobs))
+                    answers |= zip((here[k] for k in asked), torch.cat(list(calls)).unflatten(0, (len(asked), seeds)), strict=True)
                 if level == 0:  # what most begin with is asked once for all batches: the network at x_T, which nothing has rounded yet
-                    asked = Counter(key for key in here if key[0][0] == 1.0)
-                    self._first = {key: answers[key] for key, _ in asked.most_common(1)} or self._first
+                    begun = Counter(key for key in here if key[0][0] == 1.0)
+                    self._first = {key: answers[key] for key, _ in begun.most_common(1)} or self._first
                 answered.append(torch.cat([answers[key] for key in here]))
                 state, request = advance(state, answered[-1])
         apart = ([whole[k * seeds : (k + 1) * seeds] for whole in (state.x, *answered)] for k in range(count))
         return [Drawn(images, tuple(answers)) for images, *answers in apart]
 
+    def _batches(self, samples: Tensor) -> Sequence[Tensor]:
+        """In parts of equal size, as many as keep every worker busy to the end, none larger than `chunk`."""
+        return samples.tensor_split(min(len(samples), self.workers * -(-len(samples) // (self.chunk * self.workers))))
+
     @torch.no_grad()
-    def _ask(self, request: Request, candidates: Sequence[int], knobs: Mapping[str, float]) -> Tensor:
-        """The network's answers [candidates, seeds, ...] to the requests of some candidates of a batch, in one call."""
-        seeds, cond = len(self.targets.seeds), self.targets.cond
-        own = torch.cat([torch.arange(k * seeds, (k + 1) * seeds) for k in candidates])
-        many = None if cond is None else torch.cat([cond] * len(candidates))
-        at = At(*(value[own] if value.ndim else value for value in request.at))
-        said: dict[str, Any] = dict(self.teacher.knobs) | dict(knobs)
-        return self.teacher.denoiser(request.x[own], at, cond=many, **said).unflatten(0, (len(candidates), seeds))
+    def _ask(self, request: Request, samples: Tensor, knobs: Mapping[str, float]) -> Tensor:
+        """The network's answers to the requests of some samples of a batch of candidates, in one call."""
+        cond = self.targets.cond
+        many = None if cond is None else cond[samples % len(self.targets.seeds)]
+        at = At(*(value[samples] if value.ndim else value for value in request.at))
+        return self.teacher.denoiser(request.x[samples], at, cond=many, **dict(self.teacher.knobs) | dict(knobs))
 
 
 def _parts(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:

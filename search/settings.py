@@ -79,7 +79,7 @@ class Settings(_Settings, frozen=True):
     learner: Learner | None = None
     tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     seed: int = 0
-    chunk: Count = 128
+    chunk: Count = 64
     directory: str = ""
     storage: str = ""
     workers: Annotated[int, msgspec.Meta(ge=0)] = 0

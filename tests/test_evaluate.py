@@ -38,6 +38,25 @@ def test_many_candidates_at_once_score_as_one_at_a_time(scene):
     assert evaluator.cost.physical == (9 * 4 - (at_start - 1)) * 12  # the evaluation at x_T once for all
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_call_of_the_network_is_larger_than_a_chunk_and_no_worker_is_left_without(scene, workers):
+    teacher, goal = scene
+    sizes = []
+
+    def denoiser(x, at, **options):
+        sizes.append(len(x))
+        return teacher.denoiser(x, at, **options)
+
+    times = named_grid("karras", teacher.process, 2, teacher.start, teacher.end)
+    tables = [compile(preset(name, times, teacher.process)) for name in ("ddim", "dpmpp-2m")]
+    whole = Evaluator(teacher, goal, chunk=1000).errors(tables)
+    parts = Evaluator(replace(teacher, denoiser=denoiser), goal, chunk=5, workers=workers).errors(tables)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-9)
+    assert max(sizes) <= 5 < len(goal.seeds)
+    assert max(sizes) - min(sizes) <= 1
+    assert len(sizes) % workers == 0
+
+
 def test_candidates_that_begin_alike_share_their_evaluations_until_they_part(scene):
     teacher, goal = scene
     times = named_grid("karras", teacher.process, 5, teacher.start, teacher.end)
