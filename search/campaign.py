@@ -100,7 +100,7 @@ def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance
 
 def campaign(settings: Settings, progress: Progress) -> Campaign:
     """Load what the settings name. Raises the rooms' one-sentence errors for bad input, before anything is written."""
-    teacher = models.load(settings.model.name, **settings.model.options)
+    teacher = models.load(settings.model.name, **settings.model.options).on(settings.device)
     words: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
     try:
         given = dict(teacher.knobs)

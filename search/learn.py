@@ -43,6 +43,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: Seeds = Seeds()
     known: Count = 400
     tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    device: str = "cpu"
     directory: str = ""
     out: str = ""
     insist: bool = False
@@ -59,7 +60,9 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CampaignError(
                 "Say what to start from: schedule=FILE or schedule=FILE,FILE, or a model=... and nfe=... to tune known solvers."
             )
-        own = Settings(self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance)
+        own = Settings(
+            self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance, device=self.device
+        )
         return msgspec.structs.replace(own, directory=self.directory or f"{directory_of(own)}-known")
 
 
@@ -78,7 +81,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     """
     model = starts.fitted_for(asked.files) if asked.files and not asked.model.name else asked.model
     home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
-    teacher = models.load(model.name, **model.options)
+    teacher = models.load(model.name, **model.options).on(asked.device)
     asked.learner.require(teacher, asked.seeds.fit)
     if asked.files:
         found, beside = starts.of_files(asked.files, teacher, asked.nfe, asked.insist), list[starts.Start]()

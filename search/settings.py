@@ -83,6 +83,7 @@ class Settings(_Settings, frozen=True):
     directory: str = ""
     storage: str = ""
     workers: Annotated[int, msgspec.Meta(ge=0)] = 0
+    device: str = "cpu"
     grace: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     rank: int = 0
 

@@ -30,10 +30,11 @@ def main() -> None:
     for block in get_args(trajectories.Block):
         parser.add_argument(f"--{block}", type=int, default=0, help=f"seeds of the {block} block")
     parser.add_argument("--tolerance", type=float, default=1e-3)
+    parser.add_argument("--device", default="cpu", help="of torch, where the network is: cuda, cuda:1 ...")
     said = parser.parse_args()
     rank, world = ranks()
     try:
-        teacher = models.load(said.model, **said.options)
+        teacher = models.load(said.model, **said.options).on(said.device)
         for block in get_args(trajectories.Block):
             count = getattr(said, block)
             shards = trajectories.plan(block, count, rank, world) if count else []

@@ -1,19 +1,20 @@
 """What a teacher answers: D(x, at) = E[x0 | x], whatever its network predicts, and whatever stands between the two.
 
 A denoiser is called as denoiser(x, at, cond=..., **knobs): x [B, ...] is the state; at.label the time told to the network,
-at.alpha and at.sigma the scales of the state (float64, [] or [B]); cond [B, ...] belongs to the samples and is sliced with
-them; other knobs come from the rows and the teacher. It returns D of x's shape.
+at.alpha and at.sigma the scales of the state (float64, [] or [B], perhaps on another device than x); cond [B, ...] belongs to the
+samples and is sliced with them; other knobs come from the rows and the teacher. It returns D of x's shape.
 
 Everything that is not a plain weighted sum lives here: guidance, thresholding, clipping, caching. A denoiser is wrapped,
 never subclassed.
 """
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from solvers import At, FittedFor, Process
 from solvers.prediction import Prediction, check, to_denoised
@@ -32,7 +33,8 @@ class Teacher:
     conditions   from seeds to cond [B, ...], or None for an unconditional model
     knobs        what every evaluation gets (guidance scale)
     calls        network calls behind one evaluation
-    digest       sha256 of the weights and the conventions: what a cached trajectory belongs to
+    digest       sha256 of the weights and the conventions: what a cached trajectory belongs to (`digest` below)
+    network      the module behind the denoiser, where it can be moved to another device
     """
 
     name: str
@@ -47,12 +49,41 @@ class Teacher:
     knobs: tuple[tuple[str, float], ...] = ()
     calls: int = 1
     licence: str = ""
+    network: nn.Module | None = field(default=None, repr=False, compare=False)
 
     @property
     def card(self) -> FittedFor:
         """What a schedule file says of the model it was fitted for, and is held to when it is used."""
         guidance = dict(self.knobs).get("guidance")
         return FittedFor(self.name, self.digest, self.prediction, guidance, resolution=self.shape, dtype="float32")
+
+    def on(self, device: str) -> "Teacher":
+        """The same teacher with its network on one of torch's devices ("cpu", "cuda", "cuda:1"); states and answers stay where they are.
+
+        Raises TeacherError if there is no such device here, or no network to move.
+        """
+        if device == "cpu":
+            return self
+        if self.network is None:
+            raise TeacherError(f"Model {self.name!r} has no network that could be moved to {device!r}.")
+        try:
+            self.network.to(device)
+        except (RuntimeError, AssertionError) as error:  # a torch that was built without the device asserts
+            raise TeacherError(f"The network cannot be moved to {device!r}: {str(error).splitlines()[0]}.") from None
+
+        def there(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
+            return self.denoiser(x.to(device), at, cond=None if cond is None else cond.to(device), **knobs).to(x.device)
+
+        return replace(self, denoiser=there)
+
+
+def digest(network: nn.Module, *conventions: object) -> str:
+    """A Teacher's digest: sha256 over the names and values of the network's parameters and buffers, and whatever else makes its answers."""
+    found = hashlib.sha256(repr(conventions).encode())
+    for name, value in network.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def wrap(

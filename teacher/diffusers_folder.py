@@ -56,6 +56,7 @@ def diffusers_teacher(folder: Path, guidance: float = 1.0, start: float | None =
         conditions=(lambda seeds: torch.tensor([seed % (classes - 1) for seed in seeds])) if classes else (lambda seeds: None),
         knobs=(("guidance", float(guidance)),) if guidance != 1.0 else (),
         calls=1 if guidance == 1.0 else 2,
+        network=unet,
     )
 
 

@@ -107,7 +107,7 @@ def load(path: Path | None = None) -> Mixer:
 
 def denoise(network: nn.Module, x: Tensor, sigma: Tensor, told: Tensor | None = None) -> Tensor:
     """D(x; sigma) of the module's formula. Shapes: x [B, 1, H, W], sigma and told [B] or []; `told` is the label's sigma."""
-    sigma = sigma.to(x.dtype).expand(len(x))
-    label = sigma if told is None else told.to(x.dtype).expand(len(x))
+    sigma = sigma.to(x).expand(len(x))
+    label = sigma if told is None else told.to(x).expand(len(x))
     a = (1 + sigma**2).sqrt()[:, None, None, None]
     return x + (sigma**2)[:, None, None, None] / a * network(x / a, torch.log1p(label**2))

@@ -4,6 +4,7 @@
     galaxies               the score network of the galaxygrad wheel (32x32 survey images), which the user installs
     diffusers:PATH         a local diffusers pipeline or U-Net folder (unconditional or class-conditional)
     gaussian, mixture      analytic and exact
+    MODULE:FUNCTION        what a function of yours returns (docs/own-model.md); the module is looked for in the current folder too
 
 A loader returns a `Teacher`. Nothing is ever downloaded.
 """
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from solvers import At, process
-from teacher import galaxies
+from teacher import galaxies, own
 from teacher.analytic import analytic_teacher
 from teacher.denoiser import Teacher, guided
 from teacher.diffusers_folder import diffusers_teacher
@@ -45,7 +46,7 @@ def digits(weights: str | Path = DIGITS, guidance: float = 1.0) -> Teacher:
     network.eval().requires_grad_(False)
 
     def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None) -> Tensor:
-        labels = torch.full((len(x),), NULL_CLASS) if cond is None else cond
+        labels = torch.full((len(x),), NULL_CLASS, device=x.device) if cond is None else cond
         return denoise(network, x, at.sigma, labels, sigma_data, told=at.label)
 
     return Teacher(
@@ -60,6 +61,7 @@ def digits(weights: str | Path = DIGITS, guidance: float = 1.0) -> Teacher:
         knobs=(("guidance", float(guidance)),) if guidance != 1.0 else (),
         calls=1 if guidance == 1.0 else 2,
         licence="weights trained on MNIST (LeCun, Cortes)",
+        network=network,
     )
 
 
@@ -80,6 +82,7 @@ def galaxies_teacher(weights: Path | None = None) -> Teacher:
         shape=(1, 32, 32),
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         licence="weights: none declared (galaxygrad)",
+        network=network,
     )
 
 
@@ -92,12 +95,17 @@ LOADERS: dict[str, Callable[..., Teacher]] = {
 
 
 def load(name: str, **options: Any) -> Teacher:
-    """The teacher of that name. Raises TeacherError in one sentence if it is unknown, missing or damaged."""
+    """The teacher of that name. Raises TeacherError in one sentence if it is unknown, missing or damaged.
+
+    MODULE:FUNCTION runs code: only a name that the user has typed may come here, never one that was read from a file.
+    """
     if name.startswith("diffusers:"):
-        return diffusers_teacher(Path(name.removeprefix("diffusers:")), **options)
-    if name not in LOADERS:
-        raise TeacherError(f"There is no model {name!r}; there are {', '.join(LOADERS)} and diffusers:PATH.")
-    try:
-        return LOADERS[name](**options)
-    except TypeError:
-        raise TeacherError(f"Model {name!r} does not take the options {', '.join(options)}.") from None
+        loader = functools.partial(diffusers_teacher, Path(name.removeprefix("diffusers:")))
+    elif ":" in name:
+        return own.load(name, options)
+    elif name in LOADERS:
+        loader = LOADERS[name]
+    else:
+        raise TeacherError(f"There is no model {name!r}; there are {', '.join(LOADERS)}, diffusers:PATH and MODULE:FUNCTION.")
+    own.require(loader, name, options)
+    return loader(**options)

@@ -129,11 +129,12 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, help="also write the schedule of so many evaluations ...")
     parser.add_argument("--to", type=Path, help="... to this file")
     parser.add_argument("--order", type=int, default=2, choices=(1, 2, 3), help="of the schedule")
+    parser.add_argument("--device", default="cpu", help="of torch, where the network is: cuda, cuda:1 ...")
     said = parser.parse_args()
     if (said.nfe is None) != (said.to is None):
         parser.error("--nfe and --to go together")
     try:
-        teacher = models.load(said.model)
+        teacher = models.load(said.model).on(said.device)
         if said.to is not None:  # what cannot be written is refused before anything is measured
             named_grid("log-snr", teacher.process, said.nfe, teacher.start, teacher.end)
             if said.to.is_dir():

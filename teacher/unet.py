@@ -105,8 +105,8 @@ def denoise(network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor, sigma_
 
     `told` is the sigma that the network is told where it differs from that of the state (decoupled labels).
     """
-    sigma = sigma.to(x.dtype).expand(len(x))
-    noise = (sigma if told is None else told.to(x.dtype).expand(len(x))).log() / 4
+    sigma = sigma.to(x).expand(len(x))
+    noise = (sigma if told is None else told.to(x).expand(len(x))).log() / 4
     total = (sigma**2 + sigma_data**2).sqrt()
     c_in, c_out, c_skip = (c[:, None, None, None] for c in (1 / total, sigma * sigma_data / total, (sigma_data / total) ** 2))
     return c_skip * x + c_out * network(c_in * x, noise, labels)
