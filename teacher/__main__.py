@@ -22,6 +22,11 @@ def ranks() -> tuple[int, int]:
     return 0, 1
 
 
+def own(device: str) -> str:
+    """Of "cuda" the one that is this process's under torchrun, which starts one for each; Slurm shows a process no others."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
+
+
 def main() -> None:
     """Parse, solve this rank's shards, and end a user's mistake with one sentence and status 1."""
     parser = argparse.ArgumentParser(prog="python -m teacher", description="Solve the teacher's images ahead of a campaign.")
@@ -34,7 +39,7 @@ def main() -> None:
     said = parser.parse_args()
     rank, world = ranks()
     try:
-        teacher = models.load(said.model, **said.options).on(said.device)
+        teacher = models.load(said.model, **said.options).on(own(said.device))
         for block in get_args(trajectories.Block):
             count = getattr(said, block)
             shards = trajectories.plan(block, count, rank, world) if count else []

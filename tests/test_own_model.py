@@ -14,6 +14,7 @@ from search.errors import CampaignError
 from search.starts import fitted_for
 from solvers import At, FittedFor, compile, preset, process, save
 from solvers import load as load_file
+from teacher.__main__ import own
 from teacher.denoiser import Teacher, digest
 from teacher.errors import TeacherError
 from teacher.models import load
@@ -133,3 +134,13 @@ def test_the_digest_is_that_of_the_weights_and_what_else_makes_the_answers():
     assert digest(one) == digest(same) != digest(other)
     assert digest(one, "eps") != digest(one, "v")
     assert digest(one.half()) != digest(same)
+
+
+@pytest.mark.parametrize(
+    ("said", "rank", "used"), [("cuda", "3", "cuda:3"), ("cuda:1", "3", "cuda:1"), ("cpu", "3", "cpu"), ("cuda", None, "cuda")]
+)
+def test_under_torchrun_every_process_takes_a_gpu_of_its_own(monkeypatch, said, rank, used):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert own(said) == used
