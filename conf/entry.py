@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException
 
+OPEN = ("model.options", "sampler.options", "space.among", "space.counts", "space.numbers", "space.knobs")
+
 
 def start(main: Callable[[], None], lists: Sequence[str] = ()) -> None:
     """Run a function that Hydra has wrapped. `lists`: the settings that may be given as NAME=A,B, which to Hydra means two runs."""
-    sys.argv[1:] = [_listed(word) if word.partition("=")[0] in lists else word for word in sys.argv[1:]]
+    sys.argv[1:] = [spelled for word in sys.argv[1:] for spelled in as_hydra_spells(word, lists)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever is asked to end, as by Slurm or Kubernetes, ends as by Ctrl-C
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints a page of its own
     try:
@@ -19,6 +21,11 @@ def start(main: Callable[[], None], lists: Sequence[str] = ()) -> None:
         sys.exit("error: " + " ".join(str(error).split("Config search path")[0].split()))
 
 
-def _listed(word: str) -> str:
+def as_hydra_spells(word: str, lists: Sequence[str] = ()) -> list[str]:
+    """A word of the command line as Hydra wants it: what may hold anything takes new keys, and own models have a group."""
     name, _, value = word.partition("=")
-    return f"{name}=[{value}]" if "," in value and not value.startswith("[") else word
+    if name in lists and "," in value and not value.startswith("["):
+        return [f"{name}=[{value}]"]
+    if name == "model" and ":" in value:
+        return ["model=own", f"model.name={value}"]
+    return [f"++{word}"] if any(name == key or name.startswith(f"{key}.") for key in OPEN) else [word]

@@ -2,8 +2,7 @@
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -127,22 +126,11 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], besid
     schedules, others = ([start.schedule for start in some] for some in (starts, beside))
     fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress)
     asked = question(campaign) | {"learner": learner, "from": schedules, "beside": others}
-    with threads(campaign.settings.workers or cores()):  # one batch at a time: transforms of torch.func do not run side by side
-        points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
+    key, workers = cache.key_of(msgspec.to_builtins(asked)), campaign.settings.workers or cores()
+    points = followed(fits, campaign.directory / "learner", key, campaign.progress, workers)
     best = best_of(points)
     fit, point = fits[best], points[best]
     return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, starts[best].origin))
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many threads inside one operation of torch, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pictures: torch.Tensor, baseline: torch.Tensor) -> Scored:

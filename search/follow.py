@@ -1,6 +1,7 @@
 """Fits on their way: run one after the other, written down after every iteration, described when they have ended."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -43,11 +44,11 @@ def fits_from(
     return found
 
 
-def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress) -> list[Point]:
+def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress, threads: int = 1) -> list[Point]:
     """Where fits end, run one after the other with progress bars. Those that begin on an emulator all do; the best KEPT of them go on.
 
     After every iteration `state_of(path)` is written, from which fits that were killed go on to the same numbers, if the question
-    and the machine are the same.
+    and the machine are the same. threads: of torch, inside one operation; transforms of torch.func do not run side by side.
     """
     state, points = state_of(path), list[Point]()
     if state.exists():
@@ -76,12 +77,23 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress)
 
     stages = fits[0].stages
     cheap = sum(stage.optimiser == "emulated" for stage in stages)  # they come first
-    for k in range(len(fits)):
-        follow(k, 0, cheap or len(stages))
-    if 0 < cheap < len(stages):
-        for k in sorted(range(len(fits)), key=lambda k: points[k].best)[:KEPT]:
-            follow(k, cheap, len(stages))
+    with _threads(threads):
+        for k in range(len(fits)):
+            follow(k, 0, cheap or len(stages))
+        if 0 < cheap < len(stages):
+            for k in sorted(range(len(fits)), key=lambda k: points[k].best)[:KEPT]:
+                follow(k, cheap, len(stages))
     return points
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def best_of(points: Sequence[Point]) -> int:

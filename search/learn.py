@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import torch
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 from search import charts, page, starts, style
-from search.campaign import card_of, directory_of, targets
+from search.campaign import card_of, cores, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Point
@@ -43,6 +44,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: Seeds = Seeds()
     known: Count = 400
     tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    workers: Annotated[int, msgspec.Meta(ge=0)] = 0
     device: str = "cpu"
     directory: str = ""
     out: str = ""
@@ -60,9 +62,8 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CampaignError(
                 "Say what to start from: schedule=FILE or schedule=FILE,FILE, or a model=... and nfe=... to tune known solvers."
             )
-        own = Settings(
-            self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance, device=self.device
-        )
+        own = Settings(self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance)
+        own = msgspec.structs.replace(own, workers=self.workers, device=self.device)
         return msgspec.structs.replace(own, directory=self.directory or f"{directory_of(own)}-known")
 
 
@@ -81,6 +82,8 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     """
     model = starts.fitted_for(asked.files) if asked.files and not asked.model.name else asked.model
     home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
+    torch.set_num_threads(1)  # batches run side by side instead, but for the fits, which follow one another
+    workers = asked.workers or cores()
     teacher = models.load(model.name, **model.options).on(asked.device)
     asked.learner.require(teacher, asked.seeds.fit)
     if asked.files:
@@ -90,7 +93,9 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
         found, beside = known[: starts.COUNT], known[starts.COUNT :]
     if not found:
         raise CampaignError(f"No known solver of {asked.nfe} evaluations can be learned at level {asked.learner.level!r}.")
-    fit_on, select_on, test_on = (targets(teacher, block, asked.seeds, asked.tolerance, progress) for block in ("fit", "select", "test"))
+    fit_on, select_on, test_on = (
+        targets(teacher, block, asked.seeds, asked.tolerance, progress, workers) for block in ("fit", "select", "test")
+    )
     stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
     budget = f"-nfe{asked.nfe}" if asked.files and asked.nfe else ""
     path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}{budget}.schedule.json")
@@ -99,14 +104,14 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     question = {"from": schedules, "beside": others, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds}
     question |= {"tolerance": asked.tolerance}
     fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress)
-    points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
+    points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress, workers)
     chosen = best_of(points)
     first = min(range(len(points)), key=lambda k: points[k].curve[0].select)
     work, point, start = fits[chosen], points[chosen], found[chosen]
     write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, work.stages, asked.learner.objective)))
 
     tables = [table for k, fit in enumerate(fits) for table in (compile(schedules[k]), fit.table(points[k]))]
-    errors = Evaluator(teacher, test_on).errors(tables)
+    errors = Evaluator(teacher, test_on, workers=workers).errors(tables)
     before, after = errors[2 * first], errors[2 * chosen + 1]
     value, gain = interval(after, root_mean), ratio(after, before, root_mean)
     learned = (value.value, value.low, value.high)

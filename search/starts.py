@@ -37,7 +37,7 @@ def fitted_for(paths: Sequence[str]) -> Named:
     """The model that the first file was fitted for. Raises CampaignError if that is code, which a file may not run."""
     fitted = load(paths[0]).fitted_for or FittedFor()
     if ":" in fitted.model and not fitted.model.startswith("diffusers:"):
-        raise CampaignError(f"{paths[0]} was fitted for {fitted.model}, which is code: say model.name={fitted.model} to run it.")
+        raise CampaignError(f"{paths[0]} was fitted for {fitted.model}, which is code: say model={fitted.model} to run it.")
     return Named(fitted.model, {} if fitted.guidance is None else {"guidance": fitted.guidance})
 
 

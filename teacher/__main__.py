@@ -30,7 +30,7 @@ def own(device: str) -> str:
 def main() -> None:
     """Parse, solve this rank's shards, and end a user's mistake with one sentence and status 1."""
     parser = argparse.ArgumentParser(prog="python -m teacher", description="Solve the teacher's images ahead of a campaign.")
-    parser.add_argument("model", help="as in search.py model.name=...")
+    parser.add_argument("model", help="as in search.py model=...")
     parser.add_argument("--options", type=json.loads, default={}, help="""as in model.options, in JSON: '{"guidance": 2.0}'""")
     for block in get_args(trajectories.Block):
         parser.add_argument(f"--{block}", type=int, default=0, help=f"seeds of the {block} block")

@@ -123,7 +123,7 @@ def fit(lambdas: Tensor, diagonal: Tensor, moments: Tensor) -> tuple[Tensor, Ten
 def main() -> None:
     """Parse, measure with a line of progress, and print where the file is."""
     parser = argparse.ArgumentParser(prog="python -m teacher.statistics", description="Measure the statistics for DPM-Solver-v3.")
-    parser.add_argument("model", help="as in search.py model.name=...")
+    parser.add_argument("model", help="as in search.py model=...")
     parser.add_argument("--knots", type=int, default=120)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--nfe", type=int, help="also write the schedule of so many evaluations ...")

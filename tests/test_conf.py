@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from conf.entry import as_hydra_spells
 from search.learn import lesson
 from search.settings import settings
 
@@ -34,5 +35,30 @@ def test_a_search_takes_a_learner_and_training_a_model():
     assert (asked.tuning.model.name, asked.tuning.directory) == ("galaxies", "campaigns/galaxies-nfe5-known")
 
 
-def test_a_local_folder_can_be_named_as_a_model():
-    assert settings(values("search", "model.name=diffusers:/a/folder")).model.name == "diffusers:/a/folder"
+@pytest.mark.parametrize("script", ["search", "train"])
+def test_a_folder_or_a_function_can_be_named_as_a_model(script):
+    for name in ("diffusers:/a/folder", "my.models:flowers"):
+        words = [word for said in (f"model={name}", "model.options.width=3") for word in as_hydra_spells(said)]
+        assert values(script, *words)["model"] == {"name": name, "options": {"width": 3}}
+
+
+@pytest.mark.parametrize(
+    ("word", "where", "found"),
+    [
+        ("model.options.guidance=2", ("model", "options"), {"guidance": 2}),
+        ("sampler.options.rounds=0", ("sampler", "options"), {"rounds": 0}),
+        ("sampler.options={rounds: 0}", ("sampler", "options"), {"rounds": 0}),
+        ("space.among={grid: karras, steps: 60}", ("space", "among"), {"grid": "karras", "steps": 60}),
+        ("space.knobs.guidance=[1.0,4.0]", ("space", "knobs"), {"guidance": [1.0, 4.0]}),
+        ("+space.counts={origin: [0, 1]}", ("space", "counts"), {"origin": [0, 1]}),
+    ],
+)
+def test_what_may_hold_anything_takes_new_keys_from_the_command_line(word, where, found):
+    group, name = where
+    assert values("search", *as_hydra_spells(word))[group][name] == found
+
+
+def test_other_words_are_left_to_hydra_to_refuse():
+    assert as_hydra_spells("nfe=5") == ["nfe=5"]
+    assert as_hydra_spells("space.amongst=3") == ["space.amongst=3"]
+    assert as_hydra_spells("schedule=a,b", ["schedule"]) == ["schedule=[a,b]"]

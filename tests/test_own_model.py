@@ -74,14 +74,14 @@ def test_code_that_a_file_names_is_not_run(folder):
     teacher = load("mine:small")
     schedule = preset("ddim", [1.0, 0.5, 1e-3], teacher.process)
     save(compile(schedule), "a.schedule.json", recipe=schedule, process=teacher.process, fitted_for=FittedFor("mine:small", teacher.digest))
-    with pytest.raises(CampaignError, match=r"say model\.name=mine:small"):
+    with pytest.raises(CampaignError, match="say model=mine:small"):
         fitted_for(["a.schedule.json"])
 
 
 def test_the_page_on_own_models_works_as_written(tmp_path):
     page = (HOME / "docs" / "own-model.md").read_text()
     (code,) = re.findall(r"```python\n# my_models\.py\n(.*?)```", page, re.DOTALL)
-    (command,) = re.findall(r"^python search\.py (model\.name=my_models:\S+ .*)$", page, re.MULTILINE)
+    (command,) = re.findall(r"^python search\.py (model=my_models:\S+ .*)$", page, re.MULTILINE)
     (tmp_path / "my_models.py").write_text(code)
     small = "tracker=none tolerance=0.1 budget.trials=8 budget.known=8 budget.finalists=2 seeds.fit=4 seeds.select=2 seeds.test=4"
     words = [*command.split(), *small.split(), "perceptual=[]", "compare=[]"]
