@@ -26,6 +26,7 @@ def as_hydra_spells(word: str, lists: Sequence[str] = ()) -> list[str]:
     name, _, value = word.partition("=")
     if name in lists and "," in value and not value.startswith("["):
         return [f"{name}=[{value}]"]
-    if name == "model" and ":" in value:
-        return ["model=own", f"model.name={value}"]
+    if name == "model" and ":" in value and value[0] not in "{'\"":
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return ["model=own", f"model.name='{quoted}'"]
     return [f"++{word}"] if any(name == key or name.startswith(f"{key}.") for key in OPEN) else [word]

@@ -18,7 +18,7 @@ from solvers import compile
 def agreement(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Agreement | None:
     """Of the objectives in `compare` that the model's samples allow, over twice as many trials as finalists; None without two of them."""
     settings = campaign.settings
-    names = [name for name in settings.compare if len(campaign.teacher.shape) == 3 or not looks(name)]
+    names = [name for name in settings.compare if campaign.teacher.makes_pictures or not looks(name)]
     done = sorted((trial for trial in trials if trial.value is not None), key=lambda trial: trial.value or 0.0)
     chosen = done[:: max(1, len(done) // (2 * settings.budget.finalists))][: 2 * settings.budget.finalists]
     if len(names) < 2 or len(chosen) < 3:

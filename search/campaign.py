@@ -74,8 +74,9 @@ class Campaign:
     def on(self, block: trajectories.Block) -> Evaluator:
         """The evaluator of a block; the teacher's images come from the cache or are solved now."""
         if block not in self.evaluators:
-            goal = targets(self.teacher, block, self.settings.seeds, self.settings.tolerance, self.progress, self.settings.workers)
-            self.evaluators[block] = Evaluator(self.teacher, goal, self.settings.chunk, self.settings.workers or cores())
+            calls = callers(self.settings.workers, self.settings.device)
+            goal = targets(self.teacher, block, self.settings.seeds, self.settings.tolerance, self.progress, calls)
+            self.evaluators[block] = Evaluator(self.teacher, goal, self.settings.chunk, calls)
         return self.evaluators[block]
 
     def scores(self, tableaus: Sequence[Tableau], block: trajectories.Block) -> list[float]:
@@ -89,10 +90,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance: float, progress: Progress, workers: int = 0) -> Targets:
+def callers(workers: int, device: str) -> int:
+    """How many threads ask the network side by side: as many as was said, or one per core, and one alone where it is not on the CPU."""
+    return workers or (cores() if device == "cpu" else 1)
+
+
+def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance: float, progress: Progress, workers: int) -> Targets:
     """The teacher's images for as many seeds of the block as the settings say, several shards at a time, with a progress bar."""
     plan = trajectories.plan(block, getattr(seeds, block))
-    with ThreadPoolExecutor(workers or cores()) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         shards = pool.map(lambda part: trajectories.shard(teacher, part, tolerance), plan)
         parts = list(progress.track(shards, total=len(plan), description=f"teacher, {block} seeds"))
     return trajectories.gather(teacher, block, plan, parts)
@@ -100,7 +106,7 @@ def targets(teacher: Teacher, block: trajectories.Block, seeds: Seeds, tolerance
 
 def campaign(settings: Settings, progress: Progress) -> Campaign:
     """Load what the settings name. Raises the rooms' one-sentence errors for bad input, before anything is written."""
-    teacher = models.load(settings.model.name, **settings.model.options).on(settings.device)
+    teacher = models.ready(settings.model.name, settings.model.options, settings.device, settings.chunk)
     words: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
     try:
         given = dict(teacher.knobs)
@@ -108,11 +114,11 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     except TypeError:
         raise CampaignError(f"The space does not take all of {', '.join(words)}.") from None
     for name in (*settings.perceptual, *settings.compare):
-        if len(teacher.shape) == 3 or not looks(name):
+        if teacher.makes_pictures or not looks(name):
             objective(name)  # missing LPIPS weights are found now, not after the search
     sampler(settings.sampler.name, settings.seed, 0, **settings.sampler.options)  # as are its options
     aim, some, home = objective(settings.objective), spaces[settings.nfe[0]], directory_of(settings)
-    if looks(settings.objective) and len(teacher.shape) != 3:
+    if looks(settings.objective) and not teacher.makes_pictures:
         raise CampaignError(f"{teacher.name} makes no pictures, so {settings.objective!r} cannot judge them.")
     if some.method == "parallel" and (settings.warm or len(settings.nfe) > 1):
         raise CampaignError("Parallel steps cannot be inserted or deleted: their space takes one NFE and no warm starts.")

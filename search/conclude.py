@@ -124,9 +124,10 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], besid
     """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
     blocks = campaign.on("fit").targets, campaign.on("select").targets
     schedules, others = ([start.schedule for start in some] for some in (starts, beside))
-    fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress)
+    workers = campaign.settings.workers or cores()
+    fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress, workers)
     asked = question(campaign) | {"learner": learner, "from": schedules, "beside": others}
-    key, workers = cache.key_of(msgspec.to_builtins(asked)), campaign.settings.workers or cores()
+    key = cache.key_of(msgspec.to_builtins(asked))
     points = followed(fits, campaign.directory / "learner", key, campaign.progress, workers)
     best = best_of(points)
     fit, point = fits[best], points[best]
@@ -142,7 +143,7 @@ def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pic
         return alone(ours, chosen.together), relative(ours, theirs, chosen.together), ours
 
     value, relative, squares = both(objective("rmse"))
-    lpips = [both(objective(kind))[:2] for kind in campaign.settings.perceptual[:1] if len(campaign.teacher.shape) == 3]
+    lpips = [both(objective(kind))[:2] for kind in campaign.settings.perceptual[:1] if campaign.teacher.makes_pictures]
     perceived = lpips[0] if lpips else (None, None)
     aim = both(campaign.objective)[:2] if campaign.objective.name != "rmse" else (None, None)
     robust = float(root_trimmed(squares)), float(share_of_worst(squares))

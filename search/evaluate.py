@@ -6,6 +6,7 @@ run side by side. What is asked at x_T is always shared. `Cost` counts what the 
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,9 @@ def prefixes(tableau: Tableau, form: Dense) -> list[tuple[Any, ...]]:
     return keys
 
 
+NUMBERS = 2**26  # of the states of all samples that are under way
+
+
 class Drawn(NamedTuple):
     """What came of a candidate: its images [seeds, ...], and the network's answers on the way, as many of the same shape as its NFE."""
 
@@ -74,11 +78,12 @@ class Evaluator:
              side by side, one thread each (torch lets go of the interpreter while it computes). Small networks gain little
              from many threads inside one operation, and lose much when another process wants the cores. On CPUs more samples
              than fit into the caches are slower.
-    group    samples that are under way at once, at most: what bounds the memory
+    group    samples that are under way at once, at most: what bounds the memory, as NUMBERS does where samples are large
     """
 
     def __init__(self, teacher: Teacher, targets: Targets, chunk: int = 64, workers: int = 1, group: int = 2048) -> None:
-        self.teacher, self.targets, self.chunk, self.workers, self.group = teacher, targets, chunk, workers, group
+        self.teacher, self.targets, self.chunk, self.workers = teacher, targets, chunk, workers
+        self.group = max(1, min(group, NUMBERS // math.prod(teacher.shape)))
         self.cost = Cost()
         self._first: dict[tuple[Any, ...], Tensor] = {}
 

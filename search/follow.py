@@ -33,15 +33,17 @@ def fits_from(
     blocks: tuple[Targets, Targets],
     learner: Learner,
     progress: Progress,
+    threads: int = 1,
 ) -> list[Fit]:
     """A fit from each start, on blocks (fit, select). Their emulator, if they have one, begins with the answers to those beside, too."""
     for schedule in starts:
         Parametrisation(schedule, learner.level, learner.consistency)  # what cannot be learned is refused before the network is asked
-    shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
-    found = list[Fit]()
-    for schedule in starts:
-        found.append(Fit(teacher, schedule, *blocks, learner, shared, found[0] if found else None))
-    return found
+    with _threads(threads):
+        shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
+        found = list[Fit]()
+        for schedule in starts:
+            found.append(Fit(teacher, schedule, *blocks, learner, shared, found[0] if found else None))
+        return found
 
 
 def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress, threads: int = 1) -> list[Point]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from search import charts, page, starts, style
-from search.campaign import card_of, cores, directory_of, targets
+from search.campaign import callers, card_of, cores, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Point
@@ -46,6 +46,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     workers: Annotated[int, msgspec.Meta(ge=0)] = 0
     device: str = "cpu"
+    chunk: Count = 64
     directory: str = ""
     out: str = ""
     insist: bool = False
@@ -63,7 +64,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "Say what to start from: schedule=FILE or schedule=FILE,FILE, or a model=... and nfe=... to tune known solvers."
             )
         own = Settings(self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance)
-        own = msgspec.structs.replace(own, workers=self.workers, device=self.device)
+        own = msgspec.structs.replace(own, workers=self.workers, device=self.device, chunk=self.chunk)
         return msgspec.structs.replace(own, directory=self.directory or f"{directory_of(own)}-known")
 
 
@@ -80,11 +81,11 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
 
     After every iteration OUT.learning.json is written, with which a run that was killed goes on to the same numbers.
     """
-    model = starts.fitted_for(asked.files) if asked.files and not asked.model.name else asked.model
+    model = asked.model if asked.model.name or not asked.files else starts.fitted_for(asked.files, asked.model.options)
     home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
     torch.set_num_threads(1)  # batches run side by side instead, but for the fits, which follow one another
-    workers = asked.workers or cores()
-    teacher = models.load(model.name, **model.options).on(asked.device)
+    workers, calls = asked.workers or cores(), callers(asked.workers, asked.device)
+    teacher = models.ready(model.name, model.options, asked.device, asked.chunk)
     asked.learner.require(teacher, asked.seeds.fit)
     if asked.files:
         found, beside = starts.of_files(asked.files, teacher, asked.nfe, asked.insist), list[starts.Start]()
@@ -94,7 +95,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     if not found:
         raise CampaignError(f"No known solver of {asked.nfe} evaluations can be learned at level {asked.learner.level!r}.")
     fit_on, select_on, test_on = (
-        targets(teacher, block, asked.seeds, asked.tolerance, progress, workers) for block in ("fit", "select", "test")
+        targets(teacher, block, asked.seeds, asked.tolerance, progress, calls) for block in ("fit", "select", "test")
     )
     stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
     budget = f"-nfe{asked.nfe}" if asked.files and asked.nfe else ""
@@ -103,7 +104,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     others = [start.schedule for start in beside]
     question = {"from": schedules, "beside": others, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds}
     question |= {"tolerance": asked.tolerance}
-    fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress)
+    fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress, workers)
     points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress, workers)
     chosen = best_of(points)
     first = min(range(len(points)), key=lambda k: points[k].curve[0].select)
@@ -111,7 +112,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, work.stages, asked.learner.objective)))
 
     tables = [table for k, fit in enumerate(fits) for table in (compile(schedules[k]), fit.table(points[k]))]
-    errors = Evaluator(teacher, test_on, workers=workers).errors(tables)
+    errors = Evaluator(teacher, test_on, asked.chunk, calls).errors(tables)
     before, after = errors[2 * first], errors[2 * chosen + 1]
     value, gain = interval(after, root_mean), ratio(after, before, root_mean)
     learned = (value.value, value.low, value.high)

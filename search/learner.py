@@ -82,7 +82,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.objective == "trajectory" and not holdable(teacher, seeds):
             raise CampaignError(f"The ways of {seeds} seeds of {teacher.name} are too large to be held; take fewer, or objective=rmse.")
         judged = "an adversary" if self.adam.adversary.weight else repr(self.objective) if looks(self.objective) else ""
-        if judged and len(teacher.shape) != 3:
+        if judged and not teacher.makes_pictures:
             raise CampaignError(f"{teacher.name} makes no pictures, so {judged} cannot be learned by.")
 
     def suits(self, schedule: SolverSchedule) -> bool:

@@ -93,11 +93,7 @@ def paths(
     """The ways of the targets' seeds, from the cache where they are. The probes' answers widen the basis."""
 
     def walked(part: slice) -> dict[str, Tensor]:
-        facts = {
-            "model": teacher.digest,
-            "process": repr(teacher.process),
-            "span": [teacher.start, teacher.end],
-            "knobs": list(teacher.knobs),
+        facts = teacher.facts(goal.seeds[part]) | {
             "seeds": list(goal.seeds[part]),
             "way": [STEPS, DIRECTIONS, SOLVER],
             "probes": [repr(probe) for probe in probes],

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from search.losses import View
 from search.residuals import Batch
+from search.spanned import forward_mode
 from solvers import Tableau
 
 TINY = 1e-30
@@ -28,7 +29,7 @@ def relaxed(part: Batch, table: Tableau, view: View, radius: float) -> Batch:
     met, end = replace(part, noise=noise, first=None).traced(table, "rows")  # one evaluation in memory at a time
     (slope,) = torch.autograd.grad(part.residue(met, end, view).square().sum() / 2, noise)
     slope = slope.nan_to_num(0.0, 0.0, 0.0)
-    with torch.no_grad():
+    with torch.no_grad(), forward_mode():
         along = _norm(torch.func.jvp(ends, (part.noise,), (slope,))[1]).nan_to_num(torch.inf)
     length = torch.minimum((_norm(slope) / along).square(), radius * _norm(part.noise) / _norm(slope))
     return replace(part, noise=part.noise - length.reshape(-1, *[1] * (slope.ndim - 1)) * slope, first=None)

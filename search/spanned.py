@@ -13,10 +13,12 @@ It is a function of torch with rules of its own: under `torch.func.vmap` of `tor
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from solvers import At
 
@@ -69,7 +71,13 @@ class _Along(torch.autograd.Function):
 
 
 def _tangent(network: Network, where: tuple[Tensor, ...], moved: tuple[Tensor, ...]) -> Tensor:
-    return torch.func.jvp(lambda x, *at: network(x, At(*at)), where, moved)[1]
+    with forward_mode():
+        return torch.func.jvp(lambda x, *at: network(x, At(*at)), where, moved)[1]
+
+
+def forward_mode() -> AbstractContextManager[object]:
+    """Attention as plain matrix products: its fused kernels have no forward-mode derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _along(states: Tensor, times: Tensor, where: tuple[Tensor, ...], network: Network, tolerance: float) -> Tensor:

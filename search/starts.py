@@ -1,9 +1,9 @@
 """Where learning starts from: files that were named, or else the best known solvers, tuned for the model and the budget."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.progress import Progress
 
@@ -18,6 +18,7 @@ from search.space import table_distance
 from search.tune import tune_known
 from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, Tableau, compile, load
 from solvers.commands.interpolate import for_nfe
+from teacher import models
 from teacher.denoiser import Teacher
 
 COUNT = 3  # starts, where known solvers are tuned
@@ -33,12 +34,13 @@ class Start(NamedTuple):
     provenance: Provenance = Provenance()
 
 
-def fitted_for(paths: Sequence[str]) -> Named:
-    """The model that the first file was fitted for. Raises CampaignError if that is code, which a file may not run."""
+def fitted_for(paths: Sequence[str], options: Mapping[str, Any]) -> Named:
+    """The model that the first file was fitted for, with these options. Raises CampaignError if it is not ours: files may name no code."""
     fitted = load(paths[0]).fitted_for or FittedFor()
-    if ":" in fitted.model and not fitted.model.startswith("diffusers:"):
-        raise CampaignError(f"{paths[0]} was fitted for {fitted.model}, which is code: say model={fitted.model} to run it.")
-    return Named(fitted.model, {} if fitted.guidance is None else {"guidance": fitted.guidance})
+    if fitted.model not in models.LOADERS and not fitted.model.startswith("diffusers:"):
+        name = repr(fitted.model) if fitted.model else "no model"
+        raise CampaignError(f"{paths[0]} was fitted for {name}, which is not among those here: say model=MODULE:FUNCTION.")
+    return Named(fitted.model, ({} if fitted.guidance is None else {"guidance": fitted.guidance}) | dict(options))
 
 
 def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bool) -> list[Start]:

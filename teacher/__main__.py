@@ -22,7 +22,7 @@ def ranks() -> tuple[int, int]:
     return 0, 1
 
 
-def own(device: str) -> str:
+def device_of_rank(device: str) -> str:
     """Of "cuda" the one that is this process's under torchrun, which starts one for each; Slurm shows a process no others."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
@@ -36,10 +36,11 @@ def main() -> None:
         parser.add_argument(f"--{block}", type=int, default=0, help=f"seeds of the {block} block")
     parser.add_argument("--tolerance", type=float, default=1e-3)
     parser.add_argument("--device", default="cpu", help="of torch, where the network is: cuda, cuda:1 ...")
+    parser.add_argument("--chunk", type=int, default=64, help="samples in one call of the network, at most")
     said = parser.parse_args()
     rank, world = ranks()
     try:
-        teacher = models.load(said.model, **said.options).on(own(said.device))
+        teacher = models.ready(said.model, said.options, device_of_rank(said.device), said.chunk)
         for block in get_args(trajectories.Block):
             count = getattr(said, block)
             shards = trajectories.plan(block, count, rank, world) if count else []

@@ -9,8 +9,10 @@ never subclassed.
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -34,7 +36,9 @@ class Teacher:
     knobs        what every evaluation gets (guidance scale)
     calls        network calls behind one evaluation
     digest       sha256 of the weights and the conventions: what a cached trajectory belongs to (`digest` below)
-    network      the module behind the denoiser, where it can be moved to another device
+    network      the module behind the denoiser, so that it can be moved (teacher.place)
+
+    Raises TeacherError if one of these cannot be what it says.
     """
 
     name: str
@@ -51,39 +55,55 @@ class Teacher:
     licence: str = ""
     network: nn.Module | None = field(default=None, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        check(self.prediction)
+        if not re.fullmatch("[0-9a-f]{64}", self.digest):
+            raise TeacherError(f"A digest has 64 hexadecimal digits, as teacher.denoiser.digest makes them; this is {self.digest!r}.")
+        try:
+            knobs = tuple(sorted((str(name), float(value)) for name, value in dict(self.knobs).items()))
+            shape, start, end = tuple(int(n) for n in self.shape), float(self.start), float(self.end)
+        except (TypeError, ValueError) as error:
+            raise TeacherError(f"Model {self.name!r} has a shape, a start, an end or a knob that is no number: {error}.") from None
+        for name, value in {"knobs": knobs, "shape": shape, "start": start, "end": end}.items():
+            object.__setattr__(self, name, value)
+
     @property
     def card(self) -> FittedFor:
         """What a schedule file says of the model it was fitted for, and is held to when it is used."""
         guidance = dict(self.knobs).get("guidance")
         return FittedFor(self.name, self.digest, self.prediction, guidance, resolution=self.shape, dtype="float32")
 
-    def on(self, device: str) -> "Teacher":
-        """The same teacher with its network on one of torch's devices ("cpu", "cuda", "cuda:1"); states and answers stay where they are.
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether its samples are grey or coloured pictures, so that what judges pictures can judge them; latents are none."""
+        return len(self.shape) == 3 and self.shape[0] in (1, 3)
 
-        Raises TeacherError if there is no such device here, or no network to move.
-        """
-        if device == "cpu":
-            return self
-        if self.network is None:
-            raise TeacherError(f"Model {self.name!r} has no network that could be moved to {device!r}.")
-        try:
-            self.network.to(device)
-        except (RuntimeError, AssertionError) as error:  # a torch that was built without the device asserts
-            raise TeacherError(f"The network cannot be moved to {device!r}: {str(error).splitlines()[0]}.") from None
-
-        def there(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
-            return self.denoiser(x.to(device), at, cond=None if cond is None else cond.to(device), **knobs).to(x.device)
-
-        return replace(self, denoiser=there)
+    def facts(self, seeds: Sequence[int]) -> dict[str, object]:
+        """All that decides its answers on these seeds: what a cached trajectory belongs to."""
+        cond = self.conditions(list(seeds))
+        span, conditions = [self.start, self.end], None if cond is None else hashlib.sha256(_bytes(cond)).hexdigest()
+        return {"model": self.digest, "process": repr(self.process), "span": span, "knobs": list(self.knobs)} | {
+            "shape": list(self.shape),
+            "conditions": conditions,
+        }
 
 
-def digest(network: nn.Module, *conventions: object) -> str:
-    """A Teacher's digest: sha256 over the names and values of the network's parameters and buffers, and whatever else makes its answers."""
-    found = hashlib.sha256(repr(conventions).encode())
-    for name, value in network.state_dict().items():
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+def digest(network: nn.Module, *conventions: Tensor | str | float) -> str:
+    """A Teacher's digest: sha256 of all parameters and buffers of the network, and of whatever else its answers depend on.
+
+    Raises TeacherError for a convention that is neither a tensor nor a word nor a number.
+    """
+    found = hashlib.sha256()
+    for name, value in itertools.chain(network.named_parameters(), network.named_buffers(), enumerate(conventions)):
+        if not isinstance(value, Tensor | str | int | float):
+            raise TeacherError(f"A digest is made of tensors, words and numbers, not of {type(value).__name__}.")
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() if isinstance(value, Tensor) else f"{name} {value!r}".encode())
+        found.update(_bytes(value) if isinstance(value, Tensor) else b"")
     return found.hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def wrap(

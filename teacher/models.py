@@ -11,7 +11,7 @@ A loader returns a `Teacher`. Nothing is ever downloaded.
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from teacher.analytic import analytic_teacher
 from teacher.denoiser import Teacher, guided
 from teacher.diffusers_folder import diffusers_teacher
 from teacher.errors import TeacherError
+from teacher.place import placed
 from teacher.pretrain import HOME
 from teacher.unet import NULL_CLASS, UNet, denoise
 
@@ -94,7 +95,12 @@ LOADERS: dict[str, Callable[..., Teacher]] = {
 }
 
 
-def load(name: str, **options: Any) -> Teacher:
+def ready(name: str, options: Mapping[str, Any], device: str = "cpu", chunk: int = 64) -> Teacher:
+    """The teacher of that name, its network where it should be, and tried. Raises TeacherError in one sentence."""
+    return own.tried(placed(load(name, **options), device, chunk))
+
+
+def load(name: str, /, **options: Any) -> Teacher:
     """The teacher of that name. Raises TeacherError in one sentence if it is unknown, missing or damaged.
 
     MODULE:FUNCTION runs code: only a name that the user has typed may come here, never one that was read from a file.
@@ -108,4 +114,7 @@ def load(name: str, **options: Any) -> Teacher:
     else:
         raise TeacherError(f"There is no model {name!r}; there are {', '.join(LOADERS)}, diffusers:PATH and MODULE:FUNCTION.")
     own.require(loader, name, options)
-    return loader(**options)
+    try:
+        return loader(**options)
+    except (TypeError, ValueError) as error:
+        raise TeacherError(f"Model {name!r} does not take these options: {error}.") from None

@@ -12,6 +12,7 @@ trajectory. Results are kept in the cache, whose file is printed; without --nfe 
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,15 +32,7 @@ NAMES = ("y", "D", "slope")
 
 def facts_of(teacher: Teacher, knots: int, samples: int) -> dict[str, object]:
     """What decides the statistics."""
-    return {
-        "statistics": 2,
-        "model": teacher.digest,
-        "process": repr(teacher.process),
-        "span": [teacher.start, teacher.end],
-        "knobs": list(teacher.knobs),
-        "knots": knots,
-        "samples": samples,
-    }
+    return teacher.facts(trajectories.seeds_of("fit", samples)) | {"statistics": 2, "knots": knots, "samples": samples}
 
 
 def statistics(
@@ -124,6 +117,7 @@ def main() -> None:
     """Parse, measure with a line of progress, and print where the file is."""
     parser = argparse.ArgumentParser(prog="python -m teacher.statistics", description="Measure the statistics for DPM-Solver-v3.")
     parser.add_argument("model", help="as in search.py model=...")
+    parser.add_argument("--options", type=json.loads, default={}, help="""as in model.options, in JSON: '{"guidance": 2.0}'""")
     parser.add_argument("--knots", type=int, default=120)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--nfe", type=int, help="also write the schedule of so many evaluations ...")
@@ -134,7 +128,7 @@ def main() -> None:
     if (said.nfe is None) != (said.to is None):
         parser.error("--nfe and --to go together")
     try:
-        teacher = models.load(said.model).on(said.device)
+        teacher = models.ready(said.model, said.options, said.device)
         if said.to is not None:  # what cannot be written is refused before anything is measured
             named_grid("log-snr", teacher.process, said.nfe, teacher.start, teacher.end)
             if said.to.is_dir():

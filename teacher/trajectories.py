@@ -68,15 +68,7 @@ def plan(block: Block, count: int, rank: int = 0, world: int = 1) -> list[tuple[
 
 def shard(teacher: Teacher, seeds: tuple[int, ...], tolerance: float, root: Path = cache.ROOT) -> dict[str, Tensor]:
     """One shard from the cache, or solved now."""
-    facts = {
-        "model": teacher.digest,
-        "process": repr(teacher.process),
-        "span": [teacher.start, teacher.end],
-        "knobs": list(teacher.knobs),
-        "seeds": [seeds[0], len(seeds)],
-        "tolerance": tolerance,
-        "solver": SOLVER,
-    }
+    facts = teacher.facts(seeds) | {"seeds": [seeds[0], len(seeds)], "tolerance": tolerance, "solver": SOLVER}
     return cache.fetch(root, facts, lambda: converge(teacher, seeds, tolerance))
 
 

@@ -1,9 +1,12 @@
 """Models that users bring, and networks on other devices."""
 
 import importlib.util
+import os
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +14,17 @@ import torch
 from torch import nn
 
 from search.errors import CampaignError
+from search.settings import Named
+from search.spanned import forward_mode
 from search.starts import fitted_for
-from solvers import At, FittedFor, compile, preset, process, save
+from solvers import At, FittedFor, ScheduleError, compile, preset, process, save
 from solvers import load as load_file
-from teacher.__main__ import own
+from teacher import own
+from teacher.__main__ import device_of_rank
 from teacher.denoiser import Teacher, digest
 from teacher.errors import TeacherError
 from teacher.models import load
+from teacher.place import placed
 
 HOME = Path(__file__).parents[1]
 MINE = """
@@ -36,6 +43,9 @@ def small(width=4, broken=False):
 
 def number():
     return 3
+
+def missing():
+    torch.nn.Linear(2, 2).load_state_dict({})
 """
 
 
@@ -58,10 +68,15 @@ def test_a_function_in_the_current_folder_makes_a_model(folder):
     [
         ("mine:large", {}, "has no function 'large'"),
         ("nowhere:small", {}, "No module named 'nowhere'"),
-        ("mine:small", {"depth": 3}, "does not take the options depth"),
+        ("mine:small", {"depth": 3}, "does not take these options"),
+        ("mine:small", {"name": 3}, "does not take these options"),
+        ("torch:zeros", {}, "does not take these options"),
+        ("digits", {"guidance": "abc"}, "does not take these options"),
+        ("digits", {"guidance": None}, "does not take these options"),
+        ("mine:missing", {}, "mine.py, line 19: RuntimeError: Error(s) in loading"),
         ("mine:number", {}, "is a int; the function should return"),
         ("mine:small", {"broken": True}, "mine.py, line 8: RuntimeError"),
-        ("digits", {"depth": 3}, "does not take the options depth"),
+        ("digits", {"depth": 3}, "does not take these options"),
     ],
 )
 def test_a_model_that_cannot_be_made_is_refused_in_one_sentence(folder, name, options, said):
@@ -70,41 +85,153 @@ def test_a_model_that_cannot_be_made_is_refused_in_one_sentence(folder, name, op
     assert "\n" not in str(refusal.value)
 
 
-def test_code_that_a_file_names_is_not_run(folder):
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("digest", "flowers-v1", "64 hexadecimal digits"),
+        ("prediction", "epsilon", "no prediction 'epsilon'"),
+        ("shape", ("4", None), "that is no number"),
+        ("knobs", {"guidance": "abc"}, "that is no number"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_refused_when_it_is_made(folder, field, value, said):
+    with pytest.raises((TeacherError, ScheduleError), match=said):
+        replace(load("mine:small"), **{field: value})
+
+
+def test_a_teacher_is_the_same_however_its_numbers_were_written(folder):
+    one = replace(load("mine:small"), shape=[4], knobs={"guidance": 2}, start=1)
+    other = replace(load("mine:small"), shape=(4,), knobs=(("guidance", 2.0),), start=1.0)
+    assert one.facts([0]) == other.facts([0])
+    assert one.card == other.card
+
+
+def test_what_changes_the_images_is_among_the_facts_of_a_cached_image(folder):
     teacher = load("mine:small")
-    schedule = preset("ddim", [1.0, 0.5, 1e-3], teacher.process)
-    save(compile(schedule), "a.schedule.json", recipe=schedule, process=teacher.process, fitted_for=FittedFor("mine:small", teacher.digest))
-    with pytest.raises(CampaignError, match="say model=mine:small"):
-        fitted_for(["a.schedule.json"])
+    others = (
+        replace(teacher, conditions=lambda seeds: torch.tensor(seeds)),
+        replace(teacher, conditions=lambda seeds: torch.tensor(seeds) + 1),
+        replace(teacher, shape=(5,)),
+        replace(teacher, knobs={"guidance": 2.0}),
+        replace(teacher, knobs={"guidance": 3.0}),
+        replace(teacher, start=0.5),
+        teacher,
+    )
+    assert len({repr(other.facts([0, 1])) for other in others}) == len(others)
+    assert teacher.facts([0, 1]) == load("mine:small").facts([0, 1])
 
 
-def test_the_page_on_own_models_works_as_written(tmp_path):
-    page = (HOME / "docs" / "own-model.md").read_text()
-    (code,) = re.findall(r"```python\n# my_models\.py\n(.*?)```", page, re.DOTALL)
-    (command,) = re.findall(r"^python search\.py (model=my_models:\S+ .*)$", page, re.MULTILINE)
-    (tmp_path / "my_models.py").write_text(code)
-    small = "tracker=none tolerance=0.1 budget.trials=8 budget.known=8 budget.finalists=2 seeds.fit=4 seeds.select=2 seeds.test=4"
-    words = [*command.split(), *small.split(), "perceptual=[]", "compare=[]"]
-    done = subprocess.run([sys.executable, HOME / "search.py", *words], cwd=tmp_path, capture_output=True, text=True)
+def test_a_model_that_answers_something_else_is_refused_before_anything_is_written(folder):
+    teacher = load("mine:small")
+    wrong = {
+        r"not \(\(1, 4\)": lambda x, at, **told: x[:1],
+        "torch.float64": lambda x, at, **told: x.double(),
+        "not tuple": lambda x, at, **told: (x,),
+        "failed at .*test_own_model.py, line": lambda x, at, **told: x @ x,
+        "unexpected keyword": lambda x, at: x,
+    }
+    for said, denoiser in wrong.items():
+        with pytest.raises(TeacherError, match=said):
+            own.tried(replace(teacher, denoiser=denoiser))
+    assert own.tried(teacher) is teacher
+
+
+def test_code_is_run_when_a_user_names_it_and_never_when_a_file_does(folder):
+    teacher = load("mine:small")
+    for name in ("mine:small", teacher.name):
+        schedule, fitted = preset("ddim", [1.0, 0.5, 1e-3], teacher.process), FittedFor(name, teacher.digest)
+        save(compile(schedule), "a.schedule.json", recipe=schedule, process=teacher.process, fitted_for=fitted)
+        with pytest.raises(CampaignError, match=f"fitted for '{name}'.*say model=MODULE:FUNCTION"):
+            fitted_for(["a.schedule.json"], {})
+
+
+def test_options_beside_a_file_are_those_of_the_files_model(folder):
+    teacher = load("digits")
+    schedule = preset("ddim", [80.0, 1.0, 0.02], teacher.process)
+    card = FittedFor("digits", teacher.digest, guidance=2.0)
+    save(compile(schedule), "a.schedule.json", recipe=schedule, process=teacher.process, fitted_for=card)
+    assert fitted_for(["a.schedule.json"], {}) == Named("digits", {"guidance": 2.0})
+    assert fitted_for(["a.schedule.json"], {"guidance": 3.0}) == Named("digits", {"guidance": 3.0})
+
+
+def page() -> tuple[str, list[list[str]]]:
+    """The module on docs/own-model.md, and the commands below it."""
+    text = (HOME / "docs" / "own-model.md").read_text()
+    (code,) = re.findall(r"```python\n# my_models\.py\n(.*?)```", text, re.DOTALL)
+    return code, [shlex.split(line)[1:] for line in re.findall(r"^python .*my_models:.*$", text, re.MULTILINE)]
+
+
+def run(folder: Path, *words: str) -> None:
+    """A command in a folder, which may name a script of the repository."""
+    script, rest = (HOME / words[0], words[1:]) if words[0].endswith(".py") else (words[0], words[1:])
+    place = os.environ | {"PYTHONPATH": str(HOME)}
+    done = subprocess.run([sys.executable, script, *rest], cwd=folder, env=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_on_the_page_of_own_models_work_on_its_model(tmp_path):
+    code, (search, train, solve) = page()
+    (tmp_path / "my_models.py").write_text(code)
+    seeds = ["seeds.fit=4", "seeds.select=2", "seeds.test=4"]
+    run(tmp_path, *search, *seeds, "tracker=none", "budget.trials=8", "budget.known=8", "budget.finalists=2")
+    run(tmp_path, *("2" if word.isdigit() else word for word in solve))
+    assert train[1:] == search[1:]  # training needs minutes on it, so it is another model's below
     (path,) = tmp_path.glob("campaigns/*/*.schedule.json")
     fitted = load_file(path).fitted_for
     assert fitted is not None
     assert (fitted.model, fitted.guidance) == ("flowers", 2.0)
 
 
-def test_a_network_is_asked_where_it_is_and_answers_where_it_is_asked_from():
+def test_own_models_are_learned_from_known_solvers_and_from_files(folder):
+    seeds = ["seeds.fit=8", "seeds.select=4", "seeds.test=4", "learner=times", "learner.iterations=2", "workers=1", "chunk=3"]
+    run(folder, "train.py", "model=mine:small", "model.options.width=5", "nfe=4", "known=8", *seeds)
+    (path,) = folder.glob("campaigns/*/*.schedule.json")
+    run(folder, "train.py", f"schedule={path}", "model=mine:small", "model.options.width=5", "out=again.schedule.json", *seeds)
+    assert load_file(folder / "again.schedule.json").fitted_for == load_file(path).fitted_for
+
+
+def test_the_model_on_the_page_has_forward_derivatives(tmp_path, monkeypatch):
+    (tmp_path / "my_models.py").write_text(page()[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    teacher = load("my_models:flowers", guidance=2.0)
+    x, cond = torch.randn(2, *teacher.shape), teacher.conditions([0, 1])
+    at = At(*(torch.tensor(value, dtype=torch.float64) for value in (500.0, 0.6, 0.8)))
+    with forward_mode():
+        slope = torch.func.jvp(lambda x: teacher.denoiser(x, at, cond=cond, guidance=2.0), (x,), (torch.ones_like(x),))[1]
+    step = 1e-2
+    ahead, behind = (teacher.denoiser(x + by, at, cond=cond, guidance=2.0) for by in (step, -step))
+    torch.testing.assert_close(slope, (ahead - behind) / (2 * step), rtol=0.05, atol=0.05)
+
+
+def test_a_network_is_asked_where_it_is_and_its_answer_goes_back_to_where_it_was_asked_from():
     network = nn.Linear(4, 4)
     seen = []
 
     def denoiser(x, at, **told):
         seen.extend([x.device.type, told["cond"].device.type, network.weight.device.type])
-        return torch.zeros(x.shape)
+        return x
 
-    teacher = Teacher("small", denoiser, process("ve"), 10.0, 0.1, (4,), "", network=network).on("meta")
+    moved = placed(Teacher("small", denoiser, process("ve"), 10.0, 0.1, (4,), digest(network), network=network), "meta")
     one = torch.ones(())
-    assert teacher.denoiser(torch.ones(3, 4), At(one, one, one), cond=torch.ones(3)).device.type == "cpu"
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):  # it has no data to bring back
+        moved.denoiser(torch.ones(3, 4), At(one, one, one), cond=torch.ones(3))
     assert set(seen) == {"meta"}
+
+
+def test_a_network_is_asked_for_no_more_samples_than_a_chunk_has():
+    sizes = []
+
+    def denoiser(x, at, *, cond, guidance):
+        sizes.append((len(x), len(at.sigma)))
+        return guidance * x * at.sigma[:, None] + cond[:, None]
+
+    whole = Teacher("small", denoiser, process("ve"), 10.0, 0.1, (4,), "0" * 64)
+    x, sigma, cond = torch.randn(7, 4), torch.rand(7), torch.arange(7.0)
+    at = At(sigma, torch.ones(7), sigma)
+    parts = placed(whole, chunk=3).denoiser(x, at, cond=cond, guidance=2.0)
+    assert sizes == [(3, 3), (3, 3), (1, 1)]
+    torch.testing.assert_close(parts, denoiser(x, at, cond=cond, guidance=2.0))
 
 
 @pytest.mark.parametrize(("name", "options"), [("digits", {}), ("digits", {"guidance": 2.0}), ("galaxies", {})])
@@ -123,16 +250,22 @@ def test_no_part_of_a_teacher_stays_behind_when_its_network_moves(name, options)
 
 def test_a_device_that_is_not_there_or_a_model_without_a_network_is_refused_in_one_sentence():
     with pytest.raises(TeacherError, match="cannot be moved to 'nonsense'"):
-        load("digits").on("nonsense")
+        placed(load("digits"), "nonsense")
     with pytest.raises(TeacherError, match="has no network"):
-        load("gaussian").on("cuda")
+        placed(load("gaussian"), "cuda")
 
 
 def test_the_digest_is_that_of_the_weights_and_what_else_makes_the_answers():
     one, same, other = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
     same.load_state_dict(one.state_dict())
     assert digest(one) == digest(same) != digest(other)
-    assert digest(one, "eps") != digest(one, "v")
+    assert len({digest(one), digest(one, "eps"), digest(one, "v"), digest(one, 1.0)}) == 4
+    many = torch.zeros(5, 77, 16)
+    assert digest(one, many) != digest(one, many.index_fill(0, torch.tensor([2]), 1.0))
+    one.register_buffer("kept", torch.zeros(1), persistent=False)
+    assert digest(one) != digest(same)
+    with pytest.raises(TeacherError, match="not of list"):
+        digest(one, [1.0])  # pyright: ignore[reportArgumentType]
     assert digest(one.half()) != digest(same)
 
 
@@ -143,4 +276,4 @@ def test_under_torchrun_every_process_takes_a_gpu_of_its_own(monkeypatch, said, 
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    assert own(said) == used
+    assert device_of_rank(said) == used

@@ -1,0 +1,41 @@
+"""Where a teacher's network is, and how many samples it is asked for at once."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solvers import At
+from teacher.denoiser import Teacher
+from teacher.errors import TeacherError
+
+
+def placed(teacher: Teacher, device: str = "cpu", chunk: int = 64) -> Teacher:
+    """The same teacher with its network on one of torch's devices ("cpu", "cuda", "cuda:1"), asked for `chunk` samples in one call at most.
+
+    States and answers stay where they are. Raises TeacherError if there is no such device here, or no network to move.
+    """
+    if teacher.network is None and device != "cpu":
+        raise TeacherError(f"Model {teacher.name!r} has no network that could be moved to {device!r}.")
+    try:
+        if torch.device(device).type == "cuda":  # its answers would be a thousandth off, which is as near as a teacher is solved
+            torch.backends.cudnn.allow_tf32 = False
+        if teacher.network is not None:
+            teacher.network.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:  # a torch that was built without the device asserts
+        raise TeacherError(f"The network cannot be moved to {device!r}: {str(error).splitlines()[0]}.") from None
+
+    def ask(x: Tensor, at: At, cond: Tensor | None, knobs: dict[str, Any]) -> Tensor:
+        if teacher.network is None:
+            return teacher.denoiser(x, at, cond=cond, **knobs)
+        return teacher.denoiser(x.to(device), at, cond=None if cond is None else cond.to(device), **knobs).to(x.device)
+
+    def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
+        if len(x) <= chunk:
+            return ask(x, at, cond, knobs)
+        parts = [slice(first, first + chunk) for first in range(0, len(x), chunk)]
+        ats = [At(*(value[part] if value.ndim else value for value in at)) for part in parts]
+        return torch.cat([ask(x[p], own, None if cond is None else cond[p], knobs) for p, own in zip(parts, ats, strict=True)])
+
+    return replace(teacher, denoiser=denoiser)
