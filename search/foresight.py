@@ -11,7 +11,7 @@ from torch import Tensor
 
 from search import baselines
 from search.answers import Answers
-from search.campaign import Campaign, cores
+from search.campaign import Campaign, callers, cores
 from search.emulator import POINTS, Emulator, deviations, form
 from search.evaluate import Drawn
 from search.objective import mean_root, squared
@@ -62,6 +62,7 @@ class Foresight:
     def __init__(self, campaign: Campaign, known: Mapping[int, Sequence[Known]], answers: Answers) -> None:
         self._campaign, self._known, self._answers = campaign, known, answers
         self._possible, self._workers = possible(campaign), campaign.settings.workers or cores()
+        self._callers = callers(campaign.settings.workers, campaign.settings.device)
         self._given = dict(campaign.teacher.knobs)
         self._paths: dict[int, Paths] = {}
 
@@ -119,5 +120,5 @@ class Foresight:
             campaign = self._campaign
             goal = campaign.on("fit").on(torch.arange(min(SEEDS, campaign.settings.seeds.fit))).targets
             probes = [baselines.schedule(item, campaign.teacher) for item in _probes(nfe, self._known[nfe])]
-            self._paths[nfe] = paths(campaign.teacher, goal, probes, self._workers, campaign.progress)
+            self._paths[nfe] = paths(campaign.teacher, goal, probes, self._callers, campaign.progress)
         return self._paths[nfe]

@@ -121,6 +121,9 @@ def snippet(result: Result, schedule: SolverSchedule, shape: Sequence[int]) -> s
 def _facts(result: Result) -> dict[str, str]:
     seeds, reads = result.seeds, result.test_reads
     stopped = sum(t.fit is not None and 0 < t.seeds < seeds.get("fit", 0) for t in result.trials)
+    lost = sum(t.fit is None and not t.seeds for t in result.trials)
+    diverged = sum(t.fit is None for t in result.trials) - lost
+    endings = f"{diverged:,} diverged, {stopped:,} stopped early" + (f", {lost:,} given up: their workers died" if lost else "")
     cost = {"search": result.search_cost, "known solvers": result.known_cost}
     return {
         "model": result.model,
@@ -132,7 +135,7 @@ def _facts(result: Result) -> dict[str, str]:
             f"cost, {who}": f"{c.logical:,} evaluations of one sample, {c.physical:,} run (shared beginnings once)"
             for who, c in cost.items()
         },
-        "trials": f"{len(result.trials):,} ({sum(t.fit is None for t in result.trials):,} diverged, {stopped:,} stopped early)",
+        "trials": f"{len(result.trials):,} ({endings})",
         **({"predictor": _ranks(result)} if result.ranks else {}),
         **({"learning": result.learned} if result.learned else {}),
         "time": duration(result.seconds),

@@ -76,7 +76,7 @@ class Finished(msgspec.Struct, frozen=True):
     """One trial of the search: its number, its value on `fit` (None if it diverged), and on `select` if it was a finalist.
 
     origin: the known solver it is, or the file it is from; empty if the search proposed it.
-    seeds: how many fit seeds it saw; fewer than all if it was stopped, and then its value is an estimate.
+    seeds: how many fit seeds it saw; fewer than all if it was stopped, and then its value is an estimate; none if it was given up.
     """
 
     number: int

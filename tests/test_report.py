@@ -69,7 +69,7 @@ def made_up(ratio: float = 0.55, baseline: str = "dpmpp-2m on karras (moment exa
     trials = [Finished(i, float(v), origin="unipc-2 on karras" if i < 16 else "") for i, v in enumerate(values)]
     best = min(trials, key=lambda t: t.fit or math.inf).number
     trials[best] = msgspec.structs.replace(trials[best], select=0.06)
-    trials[40], trials[41] = Finished(40, None), Finished(41, 80.0)
+    trials[40], trials[41] = Finished(40, None, seeds=64), Finished(41, 80.0)
     return Result(
         model=model,
         nfe=NFE,
@@ -218,6 +218,14 @@ def test_divergence_and_other_objectives_leave_a_readable_report(tmp_path: Path)
     )
     for result in (thin, bare, msgspec.structs.replace(bare, trials=trials[:2], curves=())):
         assert "3 times; the intervals do not account" in page(tmp_path, result)
+
+
+def test_trials_that_ended_otherwise_are_counted_by_how_they_ended(tmp_path: Path) -> None:
+    assert "800 (1 diverged, 0 stopped early)" in page(tmp_path)
+    result = made_up()
+    lost = (*result.trials, Finished(800, None), Finished(801, 0.2, seeds=8))
+    said = page(tmp_path, msgspec.structs.replace(result, trials=lost))
+    assert "802 (1 diverged, 1 stopped early, 1 given up: their workers died)" in said
 
 
 def test_table_and_page_show_every_sampler_with_its_numbers(tmp_path: Path) -> None:
