@@ -81,10 +81,13 @@ class Teacher:
     def facts(self, seeds: Sequence[int]) -> dict[str, object]:
         """All that decides its answers on these seeds: what a cached trajectory belongs to."""
         cond = self.conditions(list(seeds))
-        span, conditions = [self.start, self.end], None if cond is None else hashlib.sha256(_bytes(cond)).hexdigest()
-        return {"model": self.digest, "process": repr(self.process), "span": span, "knobs": list(self.knobs)} | {
+        return {
+            "model": self.digest,
+            "process": repr(self.process),
+            "span": [self.start, self.end],
+            "knobs": list(self.knobs),
             "shape": list(self.shape),
-            "conditions": conditions,
+            "conditions": None if cond is None else hashlib.sha256(_bytes(cond)).hexdigest(),
         }
 
 
@@ -97,8 +100,8 @@ def digest(network: nn.Module, *conventions: Tensor | str | float) -> str:
     for name, value in itertools.chain(network.named_parameters(), network.named_buffers(), enumerate(conventions)):
         if not isinstance(value, Tensor | str | int | float):
             raise TeacherError(f"A digest is made of tensors, words and numbers, not of {type(value).__name__}.")
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() if isinstance(value, Tensor) else f"{name} {value!r}".encode())
-        found.update(_bytes(value) if isinstance(value, Tensor) else b"")
+        kind, content = (f"{value.dtype} {tuple(value.shape)}", _bytes(value)) if isinstance(value, Tensor) else (repr(value), b"")
+        found.update(f"{name} {kind}".encode() + content)
     return found.hexdigest()
 
 
