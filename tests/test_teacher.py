@@ -89,7 +89,7 @@ def test_guidance_moves_away_from_the_unconditional_answer_and_one_is_the_condit
     ("name", "options", "sentence"),
     [
         ("cats", {}, "There is no model 'cats'"),
-        ("gaussian", {"colour": 1}, "does not take the options colour"),
+        ("gaussian", {"colour": 1}, "does not take these options: got an unexpected keyword argument 'colour'"),
         ("digits", {"weights": "/nowhere/weights.safetensors"}, "are missing"),
         ("diffusers:/nowhere", {}, "no local diffusers pipeline"),
     ],
