@@ -26,7 +26,7 @@ from search.space import Space
 from search.warm import Warm, starts
 from solvers import FittedFor, Tableau
 from solvers.atomic import write_atomically
-from teacher import models, trajectories
+from teacher import cache, models, trajectories
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
@@ -155,7 +155,8 @@ def question(campaign: Campaign) -> dict[str, Any]:
     """Everything that decides the answer: what a directory belongs to."""
     settings = msgspec.to_builtins(campaign.settings)
     ours = {name: settings[name] for name in QUESTION}
-    ours |= {"digest": campaign.teacher.digest, "warm": [start.id for start in campaign.warm]}
+    images = cache.key_of(campaign.teacher.facts(trajectories.seeds_of("fit", campaign.settings.seeds.fit)))
+    ours |= {"digest": campaign.teacher.digest, "images": images, "warm": [start.id for start in campaign.warm]}
     return json.loads(json.dumps(ours))  # as it will be read back
 
 

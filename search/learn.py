@@ -102,7 +102,13 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}{budget}.schedule.json")
     schedules = [start.schedule for start in found]
     others = [start.schedule for start in beside]
-    question = {"from": schedules, "beside": others, "model": teacher.digest, "learner": asked.learner, "seeds": asked.seeds}
+    question = {
+        "from": schedules,
+        "beside": others,
+        "model": teacher.facts(fit_on.seeds + select_on.seeds),
+        "learner": asked.learner,
+        "seeds": asked.seeds,
+    }
     question |= {"tolerance": asked.tolerance}
     fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress, workers)
     points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress, workers)

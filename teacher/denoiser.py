@@ -10,6 +10,8 @@ never subclassed.
 
 import hashlib
 import itertools
+import math
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from solvers import At, FittedFor, Process
 from solvers.prediction import Prediction, check, to_denoised
-from solvers.process import name_of
+from solvers.process import BaseProcess, name_of
 from solvers.sample import Denoiser
 from teacher.errors import TeacherError
 
@@ -57,13 +59,20 @@ class Teacher:
 
     def __post_init__(self) -> None:
         check(self.prediction)
+        if not isinstance(self.process, BaseProcess):
+            raise TeacherError(f"The process of model {self.name!r} is {self.process!r}, and not one that solvers.process(...) made.")
+        if not isinstance(self.network, nn.Module | None):
+            raise TeacherError(f"The network of model {self.name!r} is a {type(self.network).__name__}, and not a torch.nn.Module.")
         if not re.fullmatch("[0-9a-f]{64}", self.digest):
             raise TeacherError(f"A digest has 64 hexadecimal digits, as teacher.denoiser.digest makes them; this is {self.digest!r}.")
         try:
             knobs = tuple(sorted((str(name), float(value)) for name, value in dict(self.knobs).items()))
-            shape, start, end = tuple(int(n) for n in self.shape), float(self.start), float(self.end)
+            shape, start, end = tuple(map(operator.index, self.shape)), float(self.start), float(self.end)
+            bad = [value for value in (start, end, *(value for _, value in knobs)) if not math.isfinite(value)]
         except (TypeError, ValueError) as error:
             raise TeacherError(f"Model {self.name!r} has a shape, a start, an end or a knob that is no number: {error}.") from None
+        if bad:
+            raise TeacherError(f"Model {self.name!r} has a start, an end or a knob that is {bad[0]}.")
         for name, value in {"knobs": knobs, "shape": shape, "start": start, "end": end}.items():
             object.__setattr__(self, name, value)
 
@@ -87,7 +96,7 @@ class Teacher:
             "span": [self.start, self.end],
             "knobs": list(self.knobs),
             "shape": list(self.shape),
-            "conditions": None if cond is None else hashlib.sha256(_bytes(cond)).hexdigest(),
+            "conditions": None if cond is None else hashlib.sha256(_content(cond)).hexdigest(),
         }
 
 
@@ -100,13 +109,13 @@ def digest(network: nn.Module, *conventions: Tensor | str | float) -> str:
     for name, value in itertools.chain(network.named_parameters(), network.named_buffers(), enumerate(conventions)):
         if not isinstance(value, Tensor | str | int | float):
             raise TeacherError(f"A digest is made of tensors, words and numbers, not of {type(value).__name__}.")
-        kind, content = (f"{value.dtype} {tuple(value.shape)}", _bytes(value)) if isinstance(value, Tensor) else (repr(value), b"")
-        found.update(f"{name} {kind}".encode() + content)
+        found.update(f"{name} ".encode() + (_content(value) if isinstance(value, Tensor) else repr(value).encode()))
     return found.hexdigest()
 
 
-def _bytes(value: Tensor) -> bytes:
-    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+def _content(value: Tensor) -> bytes:
+    numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return f"{value.dtype} {tuple(value.shape)} ".encode() + numbers.tobytes()
 
 
 def wrap(

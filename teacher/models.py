@@ -97,6 +97,8 @@ LOADERS: dict[str, Callable[..., Teacher]] = {
 
 def ready(name: str, options: Mapping[str, Any], device: str = "cpu", chunk: int = 64) -> Teacher:
     """The teacher of that name, its network where it should be, and tried. Raises TeacherError in one sentence."""
+    if not isinstance(options, Mapping):
+        raise TeacherError(f"The options of a model are names and values, not {options!r}.")
     return own.tried(placed(load(name, **options), device, chunk))
 
 

@@ -48,13 +48,16 @@ def require(loader: Callable[..., Any], name: str, options: Mapping[str, Any]) -
 def tried(teacher: Teacher) -> Teacher:
     """The same teacher, once it has answered for two samples at its start. Raises TeacherError where it does not answer as it should."""
     t = torch.tensor(teacher.start, dtype=torch.float64)
-    at = At(t, teacher.process.alpha(t), teacher.process.sigma(t))
-    x = float(at.sigma) * torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(0))
+    once = At(t, teacher.process.alpha(t), teacher.process.sigma(t))
+    x = float(once.sigma) * torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(0))
     cond = _running(teacher.name, lambda: teacher.conditions([0, 1]))
-    answer = _running(teacher.name, lambda: teacher.denoiser(x, at, cond=cond, **dict(teacher.knobs)))
-    found = (tuple(answer.shape), answer.dtype) if isinstance(answer, Tensor) else type(answer).__name__
-    if found != (tuple(x.shape), x.dtype):
-        raise TeacherError(f"Model {teacher.name!r} should answer {(tuple(x.shape), x.dtype)} when asked for two samples, not {found}.")
+    if cond is not None and (not isinstance(cond, Tensor) or cond.ndim < 1 or len(cond) != 2):
+        raise TeacherError(f"The conditions of model {teacher.name!r} should be a tensor with a row for each seed, or None.")
+    for at in (once, At(*(value.expand(2) for value in once))):  # one time for all, as a sampler asks, and one each, as a search does
+        answer = _running(teacher.name, lambda at=at: teacher.denoiser(x, at, cond=cond, **dict(teacher.knobs)))
+        found = (tuple(answer.shape), answer.dtype) if isinstance(answer, Tensor) else type(answer).__name__
+        if found != (tuple(x.shape), x.dtype):
+            raise TeacherError(f"Model {teacher.name!r} should answer {(tuple(x.shape), x.dtype)} when asked for two samples, not {found}.")
     return teacher
 
 

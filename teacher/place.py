@@ -14,8 +14,10 @@ from teacher.errors import TeacherError
 def placed(teacher: Teacher, device: str = "cpu", chunk: int = 64) -> Teacher:
     """The same teacher with its network on one of torch's devices ("cpu", "cuda", "cuda:1"), asked for `chunk` samples in one call at most.
 
-    States and answers stay where they are. Raises TeacherError if there is no such device here, or no network to move.
+    States and answers stay where they are. Raises TeacherError if there is no such device here, no network to move, or no chunk of samples.
     """
+    if chunk < 1:
+        raise TeacherError(f"A chunk has one sample or more, not {chunk}.")
     if teacher.network is None and device != "cpu":
         raise TeacherError(f"Model {teacher.name!r} has no network that could be moved to {device!r}.")
     try:

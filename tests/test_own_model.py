@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.progress import Progress
 from torch import nn
 
+from search.campaign import campaign, claim
 from search.errors import CampaignError
-from search.settings import Named
+from search.settings import Named, settings
 from search.spanned import forward_mode
 from search.starts import fitted_for
 from solvers import At, FittedFor, ScheduleError, compile, preset, process, save
@@ -23,7 +25,7 @@ from teacher import own
 from teacher.__main__ import device_of_rank
 from teacher.denoiser import Teacher, digest
 from teacher.errors import TeacherError
-from teacher.models import load
+from teacher.models import load, ready
 from teacher.place import placed
 
 HOME = Path(__file__).parents[1]
@@ -91,7 +93,12 @@ def test_a_model_that_cannot_be_made_is_refused_in_one_sentence(folder, name, op
         ("digest", "flowers-v1", "64 hexadecimal digits"),
         ("prediction", "epsilon", "no prediction 'epsilon'"),
         ("shape", ("4", None), "that is no number"),
+        ("shape", (4.9,), "that is no number"),
         ("knobs", {"guidance": "abc"}, "that is no number"),
+        ("knobs", {"guidance": float("nan")}, "that is nan"),
+        ("start", float("inf"), "that is inf"),
+        ("process", "vp-linear", "not one that solvers.process"),
+        ("network", print, "not a torch.nn.Module"),
     ],
 )
 def test_a_teacher_that_cannot_be_is_refused_when_it_is_made(folder, field, value, said):
@@ -111,6 +118,7 @@ def test_what_changes_the_images_is_among_the_facts_of_a_cached_image(folder):
     others = (
         replace(teacher, conditions=lambda seeds: torch.tensor(seeds)),
         replace(teacher, conditions=lambda seeds: torch.tensor(seeds) + 1),
+        replace(teacher, conditions=lambda seeds: torch.tensor(seeds)[:, None]),
         replace(teacher, shape=(5,)),
         replace(teacher, knobs={"guidance": 2.0}),
         replace(teacher, knobs={"guidance": 3.0}),
@@ -129,11 +137,32 @@ def test_a_model_that_answers_something_else_is_refused_before_anything_is_writt
         "not tuple": lambda x, at, **told: (x,),
         "failed at .*test_own_model.py, line": lambda x, at, **told: x @ x,
         "unexpected keyword": lambda x, at: x,
+        "ValueError": lambda x, at, **told: x * float(at.sigma),
+        "RuntimeError": lambda x, at, **told: x if at.sigma > 1 else 2 * x,
     }
     for said, denoiser in wrong.items():
         with pytest.raises(TeacherError, match=said):
             own.tried(replace(teacher, denoiser=denoiser))
+    for conditions in (lambda seeds: torch.zeros(1, 4), lambda seeds: torch.tensor(3), lambda seeds: [0] * len(seeds)):
+        with pytest.raises(TeacherError, match="a row for each seed"):
+            own.tried(replace(teacher, conditions=conditions))
     assert own.tried(teacher) is teacher
+
+
+def test_a_campaign_is_not_taken_up_by_a_model_that_makes_other_images(folder):
+    words = {"model": {"name": "mine:small"}, "nfe": 4, "directory": "here", "perceptual": [], "compare": []}
+    with Progress(disable=True) as progress:
+        ours = campaign(settings(words), progress)
+    claim(ours)
+    claim(ours)
+    with pytest.raises(CampaignError, match="other images"):
+        claim(replace(ours, teacher=replace(ours.teacher, start=0.5)))
+
+
+@pytest.mark.parametrize(("options", "chunk", "said"), [([1], 64, "names and values"), ({}, 0, "one sample or more")])
+def test_a_model_that_cannot_be_asked_so_is_refused(options, chunk, said):
+    with pytest.raises(TeacherError, match=said):
+        ready("digits", options, "cpu", chunk)
 
 
 def test_code_is_run_when_a_user_names_it_and_never_when_a_file_does(folder):
