@@ -108,8 +108,8 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
         "model": teacher.facts(fit_on.seeds + select_on.seeds),
         "learner": asked.learner,
         "seeds": asked.seeds,
+        "tolerance": asked.tolerance,
     }
-    question |= {"tolerance": asked.tolerance}
     fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress, workers)
     points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress, workers)
     chosen = best_of(points)
