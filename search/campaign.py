@@ -156,7 +156,7 @@ def question(campaign: Campaign) -> dict[str, Any]:
     settings = msgspec.to_builtins(campaign.settings)
     ours = {name: settings[name] for name in QUESTION}
     images = cache.key_of(campaign.teacher.facts(trajectories.seeds_of("fit", campaign.settings.seeds.fit)))
-    ours |= {"digest": campaign.teacher.digest, "images": images, "warm": [start.id for start in campaign.warm]}
+    ours |= {"images": images, "warm": [start.id for start in campaign.warm]}
     return json.loads(json.dumps(ours))  # as it will be read back
 
 

@@ -157,7 +157,7 @@ def test_a_campaign_that_is_asked_to_stop_says_so_in_one_line(tmp_path):
 def test_a_directory_of_another_campaign_is_refused_and_left_as_it_was(finished):
     directory, _ = finished
     before = {f.name: f.read_bytes() for f in directory.iterdir() if f.is_file()}
-    with pytest.raises(CampaignError, match="belongs to another campaign \\(other model, nfe, digest\\)"):
+    with pytest.raises(CampaignError, match="belongs to another campaign \\(other model, nfe, images\\)"):
         small(directory, model={"name": "mixture"}, nfe=5)
     assert before == {f.name: f.read_bytes() for f in directory.iterdir() if f.is_file()}
 
