@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException
 
-OPEN = ("model.options", "sampler.options", "space.among", "space.counts", "space.numbers", "space.knobs")
+OPEN = ("model.options.", "sampler.options.", "space.among.", "space.counts.", "space.numbers.", "space.knobs.")
 
 
 def start(main: Callable[[], None], lists: Sequence[str] = ()) -> None:
@@ -29,4 +29,4 @@ def as_hydra_spells(word: str, lists: Sequence[str] = ()) -> list[str]:
     if name == "model" and ":" in value and value[0] not in "{'\"":
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         return ["model=own", f"model.name='{quoted}'"]
-    return [f"++{word}"] if any(name == key or name.startswith(f"{key}.") for key in OPEN) else [word]
+    return [f"++{word}"] if f"{name}.".startswith(OPEN) else [word]

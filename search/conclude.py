@@ -16,7 +16,7 @@ from search.agreement import agreement
 from search.campaign import Campaign, card_of, cores, question
 from search.errors import CampaignError
 from search.features import describer
-from search.follow import best_of, fits_from, followed, state_of, told
+from search.follow import best_of, fits_from, followed, state_of, threads, told
 from search.foresight import overhead
 from search.learner import Learner
 from search.objective import Objective, objective, root_trimmed, share_of_worst
@@ -124,11 +124,10 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], besid
     """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
     blocks = campaign.on("fit").targets, campaign.on("select").targets
     schedules, others = ([start.schedule for start in some] for some in (starts, beside))
-    workers = campaign.settings.workers or cores()
-    fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress, workers)
     asked = question(campaign) | {"learner": learner, "from": schedules, "beside": others}
-    key = cache.key_of(msgspec.to_builtins(asked))
-    points = followed(fits, campaign.directory / "learner", key, campaign.progress, workers)
+    with threads(campaign.settings.workers or cores()):
+        fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress)
+        points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = best_of(points)
     fit, point = fits[best], points[best]
     return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, starts[best].origin))

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from search.objective import Measure, squared
 from search.result import Cost
-from solvers import At, Dense, Evaluation, Row, Tableau, advance, begin, draw
+from solvers import Dense, Evaluation, Row, Tableau, advance, begin, draw
 from solvers.sample import Request
 from solvers.tableau import START
-from teacher.denoiser import Teacher
+from teacher.denoiser import Teacher, at_of
 from teacher.trajectories import Targets
+
+NUMBERS = 2**26  # of the states of all samples that are under way
 
 
 def stack(tableaus: Sequence[Tableau], forms: Sequence[Dense], repeats: int) -> Tableau:
@@ -59,9 +61,6 @@ def prefixes(tableau: Tableau, form: Dense) -> list[tuple[Any, ...]]:
         so_far = (*so_far, (*state, float(asked.label), float(asked.alpha), float(asked.sigma), *sorted(asked.knobs.items())))
         keys.append(so_far)
     return keys
-
-
-NUMBERS = 2**26  # of the states of all samples that are under way
 
 
 class Drawn(NamedTuple):
@@ -157,8 +156,7 @@ class Evaluator:
         """The network's answers to the requests of some samples of a batch of candidates, in one call."""
         cond = self.targets.cond
         many = None if cond is None else cond[samples % len(self.targets.seeds)]
-        at = At(*(value[samples] if value.ndim else value for value in request.at))
-        return self.teacher.denoiser(request.x[samples], at, cond=many, **dict(self.teacher.knobs) | dict(knobs))
+        return self.teacher.denoiser(request.x[samples], at_of(request.at, samples), cond=many, **dict(self.teacher.knobs) | dict(knobs))
 
 
 def _parts(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -33,24 +33,22 @@ def fits_from(
     blocks: tuple[Targets, Targets],
     learner: Learner,
     progress: Progress,
-    threads: int = 1,
 ) -> list[Fit]:
     """A fit from each start, on blocks (fit, select). Their emulator, if they have one, begins with the answers to those beside, too."""
     for schedule in starts:
         Parametrisation(schedule, learner.level, learner.consistency)  # what cannot be learned is refused before the network is asked
-    with _threads(threads):
-        shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
-        found = list[Fit]()
-        for schedule in starts:
-            found.append(Fit(teacher, schedule, *blocks, learner, shared, found[0] if found else None))
-        return found
+    shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
+    found = list[Fit]()
+    for schedule in starts:
+        found.append(Fit(teacher, schedule, *blocks, learner, shared, found[0] if found else None))
+    return found
 
 
-def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress, threads: int = 1) -> list[Point]:
+def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress) -> list[Point]:
     """Where fits end, run one after the other with progress bars. Those that begin on an emulator all do; the best KEPT of them go on.
 
     After every iteration `state_of(path)` is written, from which fits that were killed go on to the same numbers, if the question
-    and the machine are the same. threads: of torch, inside one operation; transforms of torch.func do not run side by side.
+    and the machine are the same.
     """
     state, points = state_of(path), list[Point]()
     if state.exists():
@@ -79,17 +77,17 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress,
 
     stages = fits[0].stages
     cheap = sum(stage.optimiser == "emulated" for stage in stages)  # they come first
-    with _threads(threads):
-        for k in range(len(fits)):
-            follow(k, 0, cheap or len(stages))
-        if 0 < cheap < len(stages):
-            for k in sorted(range(len(fits)), key=lambda k: points[k].best)[:KEPT]:
-                follow(k, cheap, len(stages))
+    for k in range(len(fits)):
+        follow(k, 0, cheap or len(stages))
+    if 0 < cheap < len(stages):
+        for k in sorted(range(len(fits)), key=lambda k: points[k].best)[:KEPT]:
+            follow(k, cheap, len(stages))
     return points
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """So many threads inside one operation of torch, for a while: the transforms that fits are made of do not run side by side."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

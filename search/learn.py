@@ -15,7 +15,7 @@ from search.campaign import callers, card_of, cores, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Point
-from search.follow import best_of, fits_from, followed, state_of, told
+from search.follow import best_of, fits_from, followed, state_of, threads, told
 from search.learner import Learner
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
 from search.page import Cell, interval_cell, number, percent, ratio_cell
@@ -84,7 +84,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     model = asked.model if asked.model.name or not asked.files else starts.fitted_for(asked.files, asked.model.options)
     home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
     torch.set_num_threads(1)  # batches run side by side instead, but for the fits, which follow one another
-    workers, calls = asked.workers or cores(), callers(asked.workers, asked.device)
+    calls = callers(asked.workers, asked.device)
     teacher = models.ready(model.name, model.options, asked.device, asked.chunk)
     asked.learner.require(teacher, asked.seeds.fit)
     if asked.files:
@@ -110,8 +110,9 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
         "seeds": asked.seeds,
         "tolerance": asked.tolerance,
     }
-    fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress, workers)
-    points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress, workers)
+    with threads(asked.workers or cores()):
+        fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress)
+        points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
     chosen = best_of(points)
     first = min(range(len(points)), key=lambda k: points[k].curve[0].select)
     work, point, start = fits[chosen], points[chosen], found[chosen]

@@ -154,6 +154,11 @@ def along(value: Tensor, x: Tensor) -> Tensor:
     return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
 
 
+def at_of(at: At, samples: Tensor | slice) -> At:
+    """Of times that may be one for all or one each, those of some samples."""
+    return At(*(value[samples] if value.ndim else value for value in at))
+
+
 def guided(denoiser: Denoiser, null: int) -> Denoiser:
     """Classifier-free guidance: D_null + guidance (D_cond - D_null), both in one doubled batch.  Ho and Salimans 2022, eq. 6.
 

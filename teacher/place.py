@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from solvers import At
-from teacher.denoiser import Teacher
+from teacher.denoiser import Teacher, at_of
 from teacher.errors import TeacherError
 
 
@@ -29,15 +29,12 @@ def placed(teacher: Teacher, device: str = "cpu", chunk: int = 64) -> Teacher:
         raise TeacherError(f"The network cannot be moved to {device!r}: {str(error).splitlines()[0]}.") from None
 
     def ask(x: Tensor, at: At, cond: Tensor | None, knobs: dict[str, Any]) -> Tensor:
-        if teacher.network is None:
-            return teacher.denoiser(x, at, cond=cond, **knobs)
         return teacher.denoiser(x.to(device), at, cond=None if cond is None else cond.to(device), **knobs).to(x.device)
 
     def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
         if len(x) <= chunk:
             return ask(x, at, cond, knobs)
         parts = [slice(first, first + chunk) for first in range(0, len(x), chunk)]
-        ats = [At(*(value[part] if value.ndim else value for value in at)) for part in parts]
-        return torch.cat([ask(x[p], own, None if cond is None else cond[p], knobs) for p, own in zip(parts, ats, strict=True)])
+        return torch.cat([ask(x[part], at_of(at, part), None if cond is None else cond[part], knobs) for part in parts])
 
     return replace(teacher, denoiser=denoiser)
