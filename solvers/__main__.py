@@ -66,7 +66,7 @@ def answer(asked: argparse.Namespace) -> list[str]:
             return interpolate(load(asked.file), asked.nfe, asked.destination)
         case "import":
             said = Asked(asked.process and process_of(asked.process), asked.sampler, asked.nfe, asked.prediction)
-            return import_(asked.file, asked.kind, said, asked.destination, asked.prediction)
+            return import_(asked.file, asked.kind, said, asked.destination)
         case _:
             return export(load(asked.file), asked.file, asked.to, asked.destination, asked.prediction)
 

@@ -67,6 +67,7 @@ class Builder:
         self.nodes = nodes(schedule.process, times, schedule.times)
         self.rows: list[Row] = []
         self.history: list[Evaluated] = []  # the evaluation at the start of each step, oldest first
+        self.read = set[str]()  # the names of numbers that a method asked for
         self.answers = 0
         self.noises = 0
         self.states: list[str] = []  # the slot of the state at each node, the corrected one where there is a corrector
@@ -87,6 +88,7 @@ class Builder:
 
     def number(self, i: int, name: str) -> Tensor | float:
         """A number of step i: what `compile` was given for it, else the step's own."""
+        self.read.add(name)
         return self.numbers[name][..., i] if name in self.numbers else self.steps[i].numbers[name]
 
     def write(self, slot: str, at: Node, form: Form) -> str:

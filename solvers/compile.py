@@ -58,6 +58,9 @@ def compile(
     builder = Builder(schedule, own if times is None else times.double(), labels, given)
     for index, step in enumerate(steps):
         METHODS[step.method].rows(builder, index)
+    unread = sorted(given.keys() - builder.read)
+    if unread:
+        raise ScheduleError(f"No step of this schedule can be given {', '.join(unread)} from outside: its methods read the step's own.")
     rows = living(builder.rows)
     if schedule.process.anchored:
         rows = anchored(rows, builder.states)

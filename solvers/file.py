@@ -234,27 +234,27 @@ def save(
     except ValueError:
         raise ScheduleError("A number that belongs into the file is not finite.") from None
     file = parse(text.encode(), lambda name: tensors)  # a file that could not be read again must not be written
-    if Path(path).is_dir():
-        raise ScheduleError(f"{path} is a folder; name a file to write.")
     try:
+        if Path(path).is_dir():
+            raise ScheduleError(f"{path} is a folder; name a file to write.")
         if isinstance(said, Operators):
             write_atomically(Path(path).parent / said.name, tensors)
         write_atomically(path, text.encode())
-    except OSError as error:
-        raise ScheduleError(f"{path} cannot be written: {error.strerror}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no system accepts
+        raise ScheduleError(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', error)}.") from None
     return file
 
 
 def load(path: str | os.PathLike[str]) -> ScheduleFile:
     """Read and check a file: size, structure, version, both hashes, the table's own laws. Raises ScheduleError."""
-    data = _read(path, MAX_BYTES)
+    data = read_bytes(path, MAX_BYTES)
     try:
-        return parse(data, lambda name: _read(Path(path).resolve().parent / name, MAX_SIDECAR))
+        return parse(data, lambda name: read_bytes(Path(path).resolve().parent / name, MAX_SIDECAR))
     except ScheduleError as error:
         raise ScheduleError(f"{Path(path)}: {error}") from None
 
 
-def _read(path: str | os.PathLike[str], most: int) -> bytes:
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
     """The bytes of a regular file, one more than `most` if there are more. Raises ScheduleError."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

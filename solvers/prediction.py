@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import ScheduleError
 
 Prediction = Literal["eps", "x0", "v", "flow"]
+DIFFUSERS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 
 
 def check(prediction: str) -> None:

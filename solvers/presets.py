@@ -18,8 +18,7 @@ def preset(name: str, grid: Grid | Sequence[float], process: Process, final: str
 
     final "zero", "sigma_min" or "truncate" changes where the grid ends (`conventions.py`); by default it ends as it is.
 
-    Raises ScheduleError for an unknown name, a bad grid, an unknown option, or a start with alpha = 0 on a process that
-    cannot leave it.
+    Raises ScheduleError for an unknown name, a bad grid or an unknown option.
     """
     known = _known(name, process)
     found = as_times(grid, process)
@@ -45,7 +44,9 @@ def preset_for_nfe(name: str, nfe: int, family: str, process: Process, start: fl
         raise ScheduleError(f"nfe must be a whole number of at least 1, not {nfe}.")
     steps = steps_for_nfe(name, nfe, end == process.t_clean)
     if steps is None:
-        raise ScheduleError(f"Preset {name!r} cannot spend exactly {nfe} evaluations; try {nfe - 1} or {nfe + 1}.")
+        near = [n for n in range(1, nfe + 9) if steps_for_nfe(name, n, end == process.t_clean)]
+        tried = " or ".join(map(str, sorted(sorted(near, key=lambda n: abs(n - nfe))[:2])))
+        raise ScheduleError(f"Preset {name!r} cannot spend exactly {nfe} evaluations; try {tried}.")
     return preset(name, named_grid(family, process, steps, start, end, **grid_options), process)
 
 

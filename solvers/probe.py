@@ -26,14 +26,14 @@ def probe(sampler: Callable[..., Tensor], noises: int = 0, max_nfe: int = 4096) 
              calls denoiser(x, at) with an `At`, or denoiser(x, sigma) with a number or tensor in a process of alpha = 1
     Returns a table whose states depend on xT, D0, D1, ..., z0, ... directly. Raises ScheduleError if it asks more than max_nfe times.
     """
-    width = 16
+    width = min(16, max_nfe)
     while True:
         try:
             return _probe(sampler, noises, width)
         except _OutOfAxes:
-            width *= 4
-            if width > max_nfe:
+            if width == max_nfe:
                 raise ScheduleError(f"The sampler asks its denoiser more than {max_nfe} times.") from None
+            width = min(4 * width, max_nfe)
 
 
 def _probe(sampler: Callable[..., Tensor], noises: int, width: int) -> Tableau:
@@ -43,6 +43,8 @@ def _probe(sampler: Callable[..., Tensor], noises: int, width: int) -> Tableau:
     def read(x: Tensor) -> dict[str, float]:
         names = [START, *(f"D{k}" for k in range(width)), *(f"z{m}" for m in range(noises))]
         values = {name: float(c) for name, c in zip(names, x.detach().reshape(-1).double(), strict=True)}
+        if any(values[f"D{k}"] for k in range(len(rows), width)):
+            raise ScheduleError("The sampler adds noise of its own, or is no sum of its start and its answers.")
         return {name: c for name, c in values.items() if c} or {START: 0.0}
 
     def denoiser(x: Tensor, at: Any, **knobs: Any) -> Tensor:

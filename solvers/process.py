@@ -79,7 +79,8 @@ class BaseProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     def check_time(self, t: float, what: str = "time") -> None:
         """Raise ScheduleError unless t lies in this process's range."""
         if not (math.isfinite(t) and (0 <= t <= self.t_max or t == self.t_clean)):
-            raise ScheduleError(f"{what} {t:g} lies outside [{self.t_clean:g}, {self.t_max:g}], the range of process {name_of(self)!r}.")
+            apart = f" and is not its clean end {self.t_clean:g}" if self.t_clean < 0 else ""
+            raise ScheduleError(f"{what} {t:g} lies outside [0, {self.t_max:g}], the range of process {name_of(self)!r}{apart}.")
 
 
 class VPLinear(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-linear"):

@@ -21,7 +21,7 @@ Order = Annotated[int, msgspec.Meta(ge=1, le=4)]
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One step: evaluate the network at the current state, then move to time `to`.
 
-    method      "multistep" (Adams: uses past evaluations), "heun" or "midpoint" (one more evaluation inside the step)
+    method      a name of METHODS: "multistep" (Adams: uses past evaluations), "heun" (one more evaluation inside the step), ...
     space       what is interpolated: "x0", "eps" or "flow" (eps - x0)
     domain      in which variable it is a polynomial: "lambda", "rho", "t" or "index" (the step number, as iPNDM does)
     order       number of evaluations the predictor interpolates, 1..4; fewer at the start, where fewer exist

@@ -149,11 +149,8 @@ class Tableau:
                 _check_evaluation(row.evaluation, where)
                 known.add(f"D{answers}")
                 answers += 1
-        noises = sorted(
-            {slot for row in self.rows for slot in row.terms if slot.startswith("z") and slot not in known}, key=lambda z: int(z[1:])
-        )
-        if noises != [f"z{m}" for m in range(len(noises))]:
-            raise ScheduleError(f"Noise slots must be z0, z1, ... without gaps, not {', '.join(noises)}.")
+        if self.noises != tuple(f"z{m}" for m in range(len(self.noises))):
+            raise ScheduleError(f"Noise slots must be z0, z1, ... without gaps, not {', '.join(self.noises)}.")
 
     @functools.cached_property
     def evals(self) -> tuple[Evaluation, ...]:

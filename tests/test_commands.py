@@ -7,12 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from test_campaign import TINY
 
-from solvers import FittedFor, compile, load, named_grid, preset, process, sample, save
+from solvers import FittedFor, Score, compile, load, named_grid, preset, process, sample, save
+from solvers.commands.show import show
 from solvers.registry import DISTINCT
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,14 @@ def test_show_names_every_step_and_check_proves_four_things(file):
     assert shown.returncode == checked.returncode == 0
     assert shown.stdout.count("\n  step ") == 4
     assert len(checked.stdout.splitlines()) == 4
+
+
+def test_show_takes_a_score_without_an_interval_and_a_schedule_that_never_asks(tmp_path):
+    where = process("ve", sigma_max=80.0)
+    made = preset("ddim", [80.0, 0.02], where)
+    made = msgspec.structs.replace(made, steps=(msgspec.structs.replace(made.steps[0], answer="zero-x0"),))
+    score = Score("rmse", 8, 0.1, 0.08, 0.12, baseline="ddim", ratio=0.5)
+    assert "0.500 of ddim" in "\n".join(show(save(compile(made), tmp_path / "x.schedule.json", recipe=made, scores=[score])))
 
 
 def test_a_damaged_file_ends_in_one_line_and_a_status(file, tmp_path):

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from oracle import CASES, anisotropic
@@ -14,13 +15,13 @@ from references import k_diffusion_sampling
 from test_references import InDouble
 from torch import Tensor
 
-from solvers import ScheduleError, compile, draw, load, preset, process, sample, save
+from solvers import Provenance, ScheduleError, SolverSchedule, compile, draw, load, preset, process, sample, save
 from solvers import sigmas as grid
 from solvers.__main__ import answer, parser
 from solvers.adapters.scheduler_config import scheduler_config
 from solvers.commands.diff import diff
-from solvers.commands.interpolate import interpolated
-from solvers.importers.black_box import probe_k_diffusion, probe_scheduler
+from solvers.commands.interpolate import for_nfe, interpolated
+from solvers.importers.black_box import from_diffusers, probe_k_diffusion, probe_scheduler
 from solvers.importers.document import Asked, Betas, process_of, read
 from solvers.importers.lists import from_dc_solver, from_ld3, from_sigmas, from_timesteps
 from solvers.importers.tables import from_gs, from_neuralsolver
@@ -181,6 +182,7 @@ def test_a_usf_step_relaxes_its_first_derivative_linearly_and_an_analytic_first_
     assert gain[:2].tolist() == pytest.approx([1 + 0.1 * h] * 2, rel=1e-9)
     saved, _ = from_usf(decision([1, 2, 2, 2], "noise_prediction") | {"afs": "zero_x0"}, Asked(VP))
     assert (plain.nfe, saved.nfe) == (4, 3)
+    assert float(saved.initial_sigma) == float(VP.sigma(TIMES[0]))  # that of x_T, not of the first evaluation
 
 
 @pytest.mark.parametrize(
@@ -194,6 +196,9 @@ def test_a_usf_step_relaxes_its_first_derivative_linearly_and_an_analytic_first_
         {"start_points": [-1, -7, -1, -1]},
         {"derivative_types": [[], [{"estimate": "Guess"}], [], []]},
         {"timesteps": "soon"},
+        {"timesteps": [1.0, 0.71, 0.45, 0.22, 0.0]},
+        {"timesteps": [1.0, 0.71, 0.71, 0.22, 0.01]},
+        {"timesteps": [0.01, 0.22, 0.45, 0.71, 1.0]},
     ],
 )
 def test_what_a_usf_decision_does_not_hold_is_refused_in_one_sentence(change: dict):
@@ -252,6 +257,40 @@ def test_schedulers_of_diffusers_are_imported_by_probing_and_replayed_by_ours(na
         theirs = stock.step(network(seen, told), told, theirs).prev_sample
         state = ours.step(network(state, t), t, state).prev_sample
     assert (state - theirs).abs().max() <= 1e-6 * theirs.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+@pytest.mark.parametrize(("final", "end"), [(True, -1.0), (False, 0.0)])
+def test_a_probed_scheduler_ends_where_it_leaves_no_noise_or_at_its_cleanest_trained_time(final: bool, end: float):
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed (pip install diffusers)")
+    scheduler = diffusers.DDIMScheduler(**CONFIG, clip_sample=False, set_alpha_to_one=final)
+    assert probe_scheduler(scheduler, 5, Betas(**CONFIG).process).rows[-1].time == end
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "config", "nfe"),
+    [
+        ("DDIMScheduler", {}, 0),
+        ("DDIMScheduler", {}, 2000),
+        ("DDIMScheduler", {"prediction_type": "guess"}, 5),
+        ("DDIMScheduler", {"timestep_spacing": "wide"}, 5),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, 5),
+        ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, 5),
+        ("DDIMScheduler", {"beta_start": -0.1}, 5),
+        ("DDIMScheduler", {"trained_betas": [0.1, 1.5]}, 5),
+    ],
+)
+def test_what_a_scheduler_does_not_run_is_refused_in_one_sentence(name: str, config: dict[str, Any], nfe: int):
+    pytest.importorskip("diffusers", reason="diffusers is not installed (pip install diffusers)")
+    with pytest.raises(ScheduleError) as error:
+        from_diffusers({"_class_name": name} | ({} if name.startswith("Flow") else CONFIG) | config, Asked(nfe=nfe))
+    assert "\n" not in str(error.value)
+
+
+def test_betas_that_a_config_lists_are_its_process():
+    betas = [0.1, 0.2, 0.3]
+    assert Betas(trained_betas=betas).process.alphas_cumprod == pytest.approx([0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7])
 
 
 @pytest.mark.parametrize("function", ["sample_euler", "sample_heun", "sample_dpmpp_2m", "sample_lms", "sample_dpm_2"])
@@ -318,6 +357,24 @@ def test_interpolation_keeps_the_ends_and_gives_the_same_schedule_back_for_its_o
     assert compile(other).nfe == steps
     assert interpolated(known, 5).times == pytest.approx(known.times, rel=1e-9)
     assert [s.order for s in interpolated(known, 5).steps] == [s.order for s in known.steps]
+
+
+def test_a_parallel_step_keeps_its_evaluations_and_a_label_its_process_when_a_schedule_is_interpolated():
+    ve = process("ve", sigma_max=80.0)
+    epd = preset("epd", grid([80.0, 5.0, 0.6, 0.02]), ve)
+    assert compile(for_nfe(epd, compile(epd).nfe)).apart(compile(epd)) < 1e-9
+    known = preset("ddim", [900.0, 500.0, 300.0, 100.0, 30.0, -1.0], TABLE)
+    told = (*(msgspec.structs.replace(step, label=t - 10.0) for step, t in zip(known.steps, known.times, strict=False)),)
+    assert all(0 <= step.label <= 999 for step in interpolated(SolverSchedule(TABLE, 900.0, told), 2).steps if step.label is not None)
+
+
+def test_an_interpolated_file_keeps_the_licence_and_the_calls_of_its_source(tmp_path: Path):
+    made = preset("ddim", grid([80.0, 5.0, 0.6, 0.02]), process("ve", sigma_max=80.0))
+    source = Provenance(licence="MIT", calls_per_evaluation=2, trial=7, test_reads=3)
+    save(compile(made), tmp_path / "a.schedule.json", recipe=made, provenance=source)
+    run("interpolate", tmp_path / "a.schedule.json", tmp_path / "b.schedule.json", "--nfe", "5")
+    kept = load(tmp_path / "b.schedule.json").provenance
+    assert (kept.licence, kept.calls_per_evaluation, kept.trial, kept.test_reads) == ("MIT", 2, None, 0)
 
 
 def test_the_interpolate_command_says_that_its_expectation_is_not_measured(tmp_path: Path):

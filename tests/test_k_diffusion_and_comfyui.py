@@ -33,6 +33,7 @@ from solvers import (
     sample,
     save,
 )
+from solvers.__main__ import answer, parser
 from solvers.adapters.k_diffusion import sample_fewstep
 from solvers.adapters.lists import plain, rounding, sigmas_of, timesteps_of
 from solvers.commands.compatibility import compatibility
@@ -270,6 +271,24 @@ def test_sigmas_are_plain_decimals_that_read_back_exactly_and_end_in_zero(writte
     assert "e" not in text
     assert [float(word) for word in text.split(",")] == sigmas_of(file) == [14.6, 3.0, 1.25e-5, 0.0]
     assert plain(1e-7) == "0.0000001"
+
+
+def test_sigmas_for_another_sampler_end_where_the_schedule_does(tmp_path: Path):
+    where = process("vp-linear")
+    made = preset("ddim", [1.0, 0.5, 0.1], where)
+    save(compile(made), tmp_path / "x.schedule.json", recipe=made)
+    answer(parser().parse_args(["export", str(tmp_path / "x.schedule.json"), "--to", "sigmas", str(tmp_path / "x.txt")]))
+    assert float((tmp_path / "x.txt").read_text().split(",")[-1]) == float(where.sigma_of(0.1))
+
+
+def test_a_program_is_not_promised_a_schedule_around_a_picture_or_with_knobs_it_does_not_pass(tmp_path: Path):
+    around = CASES["mean-reverting"]
+    mrs = preset("mrs-ode-2", around.grid(4, clean=False), around.process)
+    skipping = preset("ddim", [1.0, 0.5, 0.1], process("vp-linear"))
+    skipping = msgspec.structs.replace(skipping, steps=(msgspec.structs.replace(skipping.steps[0], knobs={"skip": 0.9}), skipping.steps[1]))
+    for made, programs in ((mrs, ("diffusers", "k-diffusion", "comfyui", "sigmas")), (skipping, ("diffusers", "k-diffusion", "comfyui"))):
+        said = compatibility(save(compile(made), tmp_path / "x.schedule.json", recipe=made))
+        assert all(said[program].startswith("cannot run") for program in programs)
 
 
 def test_integer_timesteps_say_what_rounding_loses(written: Any, tmp_path: Path):

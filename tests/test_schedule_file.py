@@ -444,6 +444,12 @@ def test_what_save_writes_load_can_read_however_long_the_schedule(tmp_path: Path
     assert len(json.dumps([[f"z{m}", 1e-3 + 1e-9 * m] for m in range(8000)])) * 7 > MAX_BYTES
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_no_system_takes_is_refused_in_a_sentence(name: str, tmp_path: Path):
+    with pytest.raises(ScheduleError, match="cannot be written"):
+        whole_file(tmp_path / name)
+
+
 def test_a_folder_is_no_file_to_write_and_a_file_no_folder(tmp_path: Path):
     table, taken = compile(preset("ddim", [1.0, 0.5], process("flow"))), tmp_path / "taken"
     taken.write_text("x")

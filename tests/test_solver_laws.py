@@ -4,10 +4,11 @@ Nothing here compares with numbers that this code once produced. The references 
 of the papers written out a second time.
 """
 
+import functools
 import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import pytest
@@ -341,13 +342,26 @@ def test_probing_reads_back_the_noise_columns_too(noise: str, case: Case):
     assert_same_sampler(table, seen)
 
 
-def test_probe_refuses_a_sampler_that_never_stops_asking():
-    def endless(denoiser, x: Tensor) -> Tensor:
-        while True:
-            x = denoiser(x, 1.0)
+@pytest.mark.parametrize("most", [1, 10, 64, 100])
+def test_probe_lets_a_sampler_ask_so_often_and_no_more(most: int):
+    def asking(count: int) -> Callable[..., Tensor]:
+        return lambda denoiser, x: functools.reduce(lambda state, _: denoiser(state, 1.0), range(count), x)
 
-    with pytest.raises(ScheduleError, match="more than 64 times"):
-        probe(endless, max_nfe=64)
+    assert probe(asking(most), max_nfe=most).nfe == most
+    with pytest.raises(ScheduleError, match=f"more than {most} times"):
+        probe(asking(most + 1), max_nfe=most)
+
+
+def test_probe_refuses_a_sampler_that_draws_noise_of_its_own():
+    with pytest.raises(ScheduleError, match="noise of its own"):
+        probe(lambda denoiser, x: denoiser(x + torch.randn_like(x), 1.0))
+
+
+def test_numbers_that_a_method_does_not_read_from_outside_are_refused():
+    case = CASES["ve"]
+    schedule = preset("dpm-solver-2s", case.grid(3, clean=False), case.process)
+    with pytest.raises(ScheduleError, match="c2"):
+        compile(schedule, numbers={"c2": torch.full((len(schedule.steps),), 0.4, dtype=F64)})
 
 
 # ------------------------------------------------------------------------------------------- processes and predictions

@@ -23,11 +23,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..errors import ScheduleError
-from ..prediction import Prediction, to_denoised
+from ..prediction import DIFFUSERS, to_denoised
 from ..sample import State, advance, begin
 from ..tableau import START, Evaluation, Row, Tableau
-
-PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 
 
 class FewstepScheduler(SchedulerMixin, ConfigMixin):
@@ -57,8 +55,8 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
         schedule_id: str = "",
         initial_sigma: float | None = None,
     ) -> None:
-        if prediction_type not in PREDICTIONS:
-            raise ScheduleError(f"There is no prediction_type {prediction_type!r}; there are {', '.join(PREDICTIONS)}.")
+        if prediction_type not in DIFFUSERS:
+            raise ScheduleError(f"There is no prediction_type {prediction_type!r}; there are {', '.join(DIFFUSERS)}.")
         self.tableau = Tableau(tuple(_config_row(row) for row in rows), sigma=initial_sigma)
         first = self.tableau.rows[0]
         if first.evaluation is None or dict(first.terms) != {START: 1.0}:
@@ -140,7 +138,7 @@ class FewstepScheduler(SchedulerMixin, ConfigMixin):
             self._edited = sample
         working = torch.promote_types(sample.dtype, torch.float32)
         _, alpha, sigma = self.tableau.evals[self._taken].at
-        kind = PREDICTIONS[self.config["prediction_type"]]
+        kind = DIFFUSERS[self.config["prediction_type"]]
         denoised = to_denoised(kind, model_output.to(working), sample.to(working), alpha, sigma)
         self._state, request = advance(self._state, denoised)
         self._taken += 1

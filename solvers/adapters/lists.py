@@ -1,6 +1,7 @@
 """What is left of a schedule where only a list of numbers is understood: sigmas, or integer timesteps."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from ..process import name_of
 def state_times(file: ScheduleFile) -> list[float]:
     """The time of every state that is evaluated. Raises ScheduleError where no noise alone is the first, or where a sigma is not enough."""
     layout = file.tableau.layout
+    if file.process.anchored:
+        raise ScheduleError("This schedule starts from noise around a picture mu, which no list of sigmas says.")
     if layout is not None and layout.kind != Field.kind:
         raise ScheduleError(
             f"The states of this schedule are mixed by coefficients of kind {layout.kind!r}; no list of sigmas says their noise."
@@ -22,8 +25,20 @@ def state_times(file: ScheduleFile) -> list[float]:
 
 
 def sigmas_of(file: ScheduleFile) -> list[float]:
-    """The sigma of every evaluated state as users of the process count it (flow: t; else sigma / alpha), and the terminal 0."""
-    return [*(float(file.process.sigma_of(t)) for t in state_times(file)), 0.0]
+    """The sigma of every evaluated state as users of the process count it (flow: t; else sigma / alpha), and the terminal 0.
+
+    The 0 says that the sample is done, also where the schedule leaves noise in it: programs rescale what ends elsewhere.
+    """
+    return [*_sigmas(file, state_times(file)), 0.0]
+
+
+def grid_of(file: ScheduleFile) -> list[float]:
+    """The same for another sampler to go by: its last is where the schedule ends."""
+    return _sigmas(file, [*state_times(file), float(file.tableau.rows[-1].time)])
+
+
+def _sigmas(file: ScheduleFile, times: Sequence[float]) -> list[float]:
+    return [float(file.process.sigma_of(t)) for t in times]
 
 
 def plain(number: float) -> str:

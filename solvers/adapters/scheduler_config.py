@@ -7,10 +7,11 @@ import msgspec
 from ..enter import entered
 from ..errors import ScheduleError
 from ..file import ScheduleFile, record
+from ..prediction import DIFFUSERS
 from ..process import VPDiscrete, name_of
 from ..tableau import Tableau
 
-TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
+TYPES = {kind: word for word, kind in DIFFUSERS.items()}
 
 
 def scheduler_config(file: ScheduleFile, prediction: str = "", timestep_scale: float | None = None) -> dict[str, Any]:
@@ -44,6 +45,11 @@ def scheduler_config(file: ScheduleFile, prediction: str = "", timestep_scale: f
 
 def begun(file: ScheduleFile) -> Tableau:
     """The table as a pipeline runs it, from its first evaluation on. Raises ScheduleError where a pipeline cannot begin there."""
+    if file.process.anchored:
+        raise ScheduleError("This schedule starts from noise around a picture mu, which no pipeline passes to its scheduler.")
+    knobs = sorted({name for e in file.tableau.evals for name in e.knobs} - {"guidance"})
+    if knobs:
+        raise ScheduleError(f"A pipeline takes no {', '.join(knobs)} from its scheduler.")
     table = entered(file.tableau)
     if table is not file.tableau and name_of(file.process) == "flow":
         raise ScheduleError(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ..adapters.lists import plain, sigmas_of, timesteps_of
+from ..adapters.lists import grid_of, plain, timesteps_of
 from ..adapters.scheduler_config import scheduler_config
 from ..atomic import write_atomically
 from ..errors import ScheduleError
@@ -42,9 +42,8 @@ def _comfyui(file: ScheduleFile, source: Path, folder: Path, prediction: str) ->
     name = source.name.removesuffix(".json").removesuffix(".schedule")
     write_atomically(folder / "__init__.py", COMFYUI.encode())
     if file.executable.coefficients != "scalar":  # a file and its sidecar stay side by side
-        write_atomically(
-            folder / "schedules" / file.executable.coefficients.name, (source.parent / file.executable.coefficients.name).read_bytes()
-        )
+        sidecar = source.resolve().parent / file.executable.coefficients.name  # where `load` looks
+        write_atomically(folder / "schedules" / sidecar.name, sidecar.read_bytes())
     write_atomically(folder / "schedules" / f"{name}.schedule.json", source.read_bytes())
     return [
         f"wrote {folder}; put it into ComfyUI/custom_nodes, where Python must find the package `solvers`",
@@ -71,8 +70,9 @@ else:
 
 
 def _sigmas(file: ScheduleFile, source: Path, path: Path, prediction: str) -> list[str]:
-    write_atomically(path, (", ".join(map(plain, sigmas_of(file))) + "\n").encode())
-    return [f"wrote {path}: {file.executable.nfe} sigmas and the terminal 0"]
+    found = list(map(plain, grid_of(file)))
+    write_atomically(path, (", ".join(found) + "\n").encode())
+    return [f"wrote {path}: {file.executable.nfe} sigmas and the end, {found[-1]}"]
 
 
 def _timesteps(file: ScheduleFile, source: Path, path: Path, prediction: str) -> list[str]:

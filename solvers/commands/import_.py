@@ -26,12 +26,13 @@ KINDS: dict[str, Callable[[Any, Asked], Any]] = {
 }
 
 
-def import_(source: Path, kind: str, asked: Asked, destination: Path, prediction: str = "") -> list[str]:
+def import_(source: Path, kind: str, asked: Asked, destination: Path) -> list[str]:
     """Read `source`, a JSON file of `kind`, and write a schedule file. Raises ScheduleError."""
     if kind not in KINDS:
         raise ScheduleError(f"There is no import from {kind!r}; there are {', '.join(KINDS)}.")
     found = KINDS[kind](read(source), asked)
-    provenance, card = Provenance(note=f"imported from {kind}: {source.name}"), FittedFor(prediction=prediction) if prediction else None
+    provenance = Provenance(note=f"imported from {kind}: {source.name}")
+    card = FittedFor(prediction=asked.prediction) if asked.prediction else None
     if isinstance(found, SolverSchedule):
         file = save(compile(found), destination, recipe=found, provenance=provenance, fitted_for=card)
     else:

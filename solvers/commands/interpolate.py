@@ -7,7 +7,7 @@ import numpy as np
 
 from ..compile import compile
 from ..errors import ScheduleError
-from ..file import Provenance, ScheduleFile, save
+from ..file import ScheduleFile, save
 from ..process import name_of
 from ..schedule import SolverSchedule, Step
 
@@ -46,7 +46,7 @@ def _step(schedule: SolverSchedule, i: int, steps: int, times: list[float]) -> S
     old = len(schedule.steps)
     nearest = round(i * (old - 1) / (steps - 1)) if steps > 1 else 0
     model = schedule.steps[nearest]
-    order = min(model.order, i + 1)
+    order = model.order if model.method == "parallel" else min(model.order, i + 1)  # there it counts evaluations inside the step
     corrector = 0 if i + 1 == steps else min(model.corrector, i + 1)
     label = None
     if model.label is not None:
@@ -64,7 +64,7 @@ def _depth(schedule: SolverSchedule, t: float) -> float:
 def _time(schedule: SolverSchedule, depth: float) -> float:
     if name_of(schedule.process) == "flow":
         return min(max(depth, 1e-6), 1.0)
-    return min(float(schedule.process.time_of(-depth)), schedule.process.t_max)
+    return min(max(float(schedule.process.time_of(-depth)), 0.0), schedule.process.t_max)
 
 
 def interpolate(file: ScheduleFile, nfe: int, destination: Path) -> list[str]:
@@ -72,8 +72,8 @@ def interpolate(file: ScheduleFile, nfe: int, destination: Path) -> list[str]:
     if file.recipe is None:
         raise ScheduleError("Only a file with a recipe can be interpolated: rows say nothing about other budgets.")
     made = for_nfe(file.recipe, nfe)
-    table, note = compile(made), f"interpolated from {file.id}"
-    new = save(table, destination, recipe=made, fitted_for=file.fitted_for, provenance=Provenance(note=note))
+    source = msgspec.structs.replace(file.provenance, study="", trial=None, test_reads=0, note=f"interpolated from {file.id}")
+    new = save(compile(made), destination, recipe=made, fitted_for=file.fitted_for, provenance=source)
     return [f"wrote {destination}: {nfe} evaluations, id {new.id[:16]}", _expectation(file, nfe)]
 
 

@@ -27,7 +27,9 @@ def show(file: ScheduleFile) -> list[str]:
     if file.executable.coefficients != "scalar":
         lines.append(f"[...] is {file.executable.coefficients.words}")
     for score in file.scores:
-        ratio = "" if score.ratio is None else f", {score.ratio:.3f} of {score.baseline} ({score.ratio_low:.3f} to {score.ratio_high:.3f})"
+        ratio = "" if score.ratio is None else f", {score.ratio:.3f} of {score.baseline}"
+        if ratio and score.ratio_low is not None and score.ratio_high is not None:
+            ratio += f" ({score.ratio_low:.3f} to {score.ratio_high:.3f})"
         lines.append(f"{score.metric} {score.value:.4g} ({score.low:.4g} to {score.high:.4g}) on {score.seeds} test seeds{ratio}")
     return [*lines, *(f"{backend}: {said}" for backend, said in compatibility(file).items())]
 
@@ -60,7 +62,7 @@ def draw_steps(file: ScheduleFile) -> list[str]:
     """Two rulers from noise (left) to data: where the states are evaluated (o), and which times the network is told (^)."""
     states = [_log_sigma(file, time) for time in file.tableau.asked]
     labels = [_log_sigma(file, float(asked.label)) for asked in file.tableau.evals]
-    high, low = max(*states, *labels, -math.inf), min(*states, *labels, math.inf)
+    high, low = max([*states, *labels], default=0.0), min([*states, *labels], default=0.0)
     span = (high - low) or 1.0
 
     def ruler(values: list[float], mark: str, empty: str) -> str:

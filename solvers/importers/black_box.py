@@ -6,13 +6,14 @@ asks about and returns are the coefficients. See `solvers.probe`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ScheduleError
-from ..prediction import Prediction, from_denoised
+from ..prediction import DIFFUSERS, from_denoised
 from ..probe import probe
 from ..process import Process, name_of, process
 from ..tableau import At, Tableau
@@ -20,7 +21,6 @@ from .document import Asked, Betas, shaped
 
 KNOWN = (
     "DDIMScheduler",
-    "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
@@ -32,7 +32,6 @@ KNOWN = (
     "PNDMScheduler",
     "UniPCMultistepScheduler",
 )
-PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 
 
 def from_diffusers(document: Any, asked: Asked) -> tuple[Tableau, Process]:
@@ -40,17 +39,21 @@ def from_diffusers(document: Any, asked: Asked) -> tuple[Tableau, Process]:
     name = document.get("_class_name") if isinstance(document, dict) else None
     if name not in KNOWN:
         raise ScheduleError(f"{name!r} is not among the deterministic schedulers that are probed: {', '.join(KNOWN)}.")
-    if asked.nfe is None:
-        raise ScheduleError("Say how many steps the scheduler shall make: --nfe N.")
+    if asked.nfe is None or asked.nfe < 1:
+        raise ScheduleError("Say how many steps the scheduler shall make, one or more: --nfe N.")
     try:
         import diffusers
     except ImportError:
         raise ScheduleError("Probing a diffusers scheduler needs diffusers: run `pip install diffusers`.") from None
     flow = name.startswith("FlowMatch")
     where = process("flow") if flow else shaped(document, Betas, "a scheduler config with a table of betas").process
-    quiet = {k: v for k, v in document.items() if k not in ("clip_sample", "thresholding")}  # they are not linear
-    scheduler = getattr(diffusers, name).from_config(quiet | ({} if flow else {"clip_sample": False, "thresholding": False}))
-    return probe_scheduler(scheduler, asked.nfe, where), where
+    linear: dict[str, Any] = {} if flow else {"clip_sample": False, "thresholding": False}
+    try:
+        return probe_scheduler(getattr(diffusers, name).from_config(document | linear), asked.nfe, where), where
+    except ScheduleError:
+        raise
+    except Exception as error:  # whatever that class says of its config
+        raise ScheduleError(f"{name} does not run {asked.nfe} steps with this config: {error}.") from None
 
 
 def probe_scheduler(scheduler: Any, steps: int, where: Process) -> Tableau:
@@ -58,7 +61,10 @@ def probe_scheduler(scheduler: Any, steps: int, where: Process) -> Tableau:
 
     Schedulers that scale the network's input keep x / alpha: their rows are read in the coordinates of the network.
     """
-    kind = "flow" if name_of(where) == "flow" else PREDICTIONS[scheduler.config.get("prediction_type", "epsilon")]
+    word = "flow_prediction" if name_of(where) == "flow" else scheduler.config.get("prediction_type", "epsilon")
+    if word not in DIFFUSERS:
+        raise ScheduleError(f"There is no prediction_type {word!r}; there are {', '.join(DIFFUSERS)}.")
+    kind = DIFFUSERS[word]
 
     def sampler(denoiser: Callable[..., Tensor], x: Tensor) -> Tensor:
         scheduler.set_timesteps(steps)
@@ -73,7 +79,14 @@ def probe_scheduler(scheduler: Any, steps: int, where: Process) -> Tableau:
             state = scheduler.step(answer, t, state).prev_sample
         return state
 
-    return probe(sampler)
+    table = probe(sampler)
+    return replace(table, rows=(*table.rows[:-1], replace(table.rows[-1], time=_end(table, where))))
+
+
+def _end(table: Tableau, where: Process) -> float:
+    """The clean end, or the cleanest trained time where as much of x_T is left as there is noise."""
+    left = abs(float(table.dense().a[-1]) * float(table.initial_sigma))
+    return where.t_clean if left < float(where.sigma(0.0)) / 2 else 0.0
 
 
 def probe_k_diffusion(function: Callable[..., Tensor], sigmas: Sequence[float], **options: Any) -> tuple[Tableau, Process]:

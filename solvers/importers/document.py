@@ -1,6 +1,7 @@
 """What is read: strict JSON of a few shapes, and the process that its numbers belong to."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -9,7 +10,7 @@ import msgspec
 import torch
 
 from ..errors import ScheduleError
-from ..file import MAX_BYTES
+from ..file import MAX_BYTES, read_bytes
 from ..process import Process, process
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ class Betas(msgspec.Struct, frozen=True):
     beta_start: float = 0.0001
     beta_end: float = 0.02
     num_train_timesteps: int = 1000
+    trained_betas: list[float] | None = None
     use_flow_sigmas: bool = False
     rescale_betas_zero_snr: bool = False
 
@@ -30,10 +32,18 @@ class Betas(msgspec.Struct, frozen=True):
         """vp-discrete, in float64. Raises ScheduleError for tables that are not made here."""
         if self.use_flow_sigmas:
             return process("flow")
-        if self.rescale_betas_zero_snr or not 2 <= self.num_train_timesteps <= 100_000:
+        count = self.num_train_timesteps if self.trained_betas is None else len(self.trained_betas)
+        if self.rescale_betas_zero_snr or not 2 <= count <= 100_000:
             raise ScheduleError("This table is rescaled to zero SNR or has no sensible length, which is not understood here.")
-        power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
-        betas = torch.linspace(self.beta_start**power, self.beta_end**power, self.num_train_timesteps, dtype=torch.float64) ** (1 / power)
+        if self.trained_betas is not None:
+            betas = torch.tensor(self.trained_betas, dtype=torch.float64)
+        else:
+            ends = torch.tensor([self.beta_start, self.beta_end], dtype=torch.float64)
+            power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
+            first, last = (ends**power).tolist()
+            betas = torch.linspace(first, last, count, dtype=torch.float64) ** (1 / power)
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise ScheduleError("The betas of a network's training lie between 0 and 1.")
         return process("vp-discrete", alphas_cumprod=torch.cumprod(1 - betas, 0))
 
 
@@ -57,10 +67,7 @@ def read(path: Path) -> Any:
     """The JSON document at `path`. Raises ScheduleError, also for files that only unpickling could read."""
     if path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".npy", ".npz", ".ckpt"):
         raise ScheduleError(f"{path} would have to be unpickled, which can run anything; save its numbers as JSON where you trust it.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ScheduleError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    data = read_bytes(path, MAX_BYTES)
     if len(data) > MAX_BYTES:
         raise ScheduleError(f"{path} is larger than {MAX_BYTES} bytes, more than any schedule.")
     try:
@@ -75,6 +82,14 @@ def shaped(document: Any, kind: type[T], what: str) -> T:
         return msgspec.convert(document, kind, strict=True)
     except msgspec.ValidationError as error:
         raise ScheduleError(f"This is not {what}: {error}.") from None
+
+
+def check_falling(times: Sequence[float], where: Process) -> None:
+    """Raise ScheduleError unless these are times of the process, from noise to data."""
+    for i, t in enumerate(times):
+        where.check_time(t, f"time {i}:")
+        if i and not t < times[i - 1]:
+            raise ScheduleError(f"Times fall from noise to data, but time {i} is {t:g} after {times[i - 1]:g}.")
 
 
 def process_of(word: str) -> Process:

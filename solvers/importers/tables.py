@@ -12,7 +12,7 @@ from ..errors import ScheduleError
 from ..prediction import check
 from ..process import Process, process
 from ..tableau import START, Evaluation, Row, Tableau
-from .document import Asked, shaped
+from .document import Asked, check_falling, shaped
 
 
 class General(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +41,9 @@ def from_gs(document: Any, asked: Asked) -> tuple[Tableau, Process]:
         raise ScheduleError("A table of N steps has N + 1 times, N rows of a and of c, and N labels if any.")
     if any(len(a) > n + 1 or len(c) > n + 1 for n, (a, c) in enumerate(zip(found.a, found.c, strict=True))):
         raise ScheduleError("Row n of a table combines states and answers 0 to n only.")
-    _falling(found.times, where)
+    check_falling(found.times, where)
+    for i, label in enumerate(told):
+        where.check_time(label, f"label {i}:")
     return _rows(found.times, told, found.a, found.c, asked.prediction, where), where
 
 
@@ -54,8 +56,8 @@ def from_neuralsolver(document: Any, asked: Asked) -> tuple[Tableau, Process]:
     times = [1.0 - t for t in itertools.accumulate([0.0, *found.timedeltas])]
     if abs(times[-1]) > 1e-2:
         raise ScheduleError(f"The time steps of a NeuralSolver table sum to 1, not to {1 - times[-1]:g}.")
-    times[-1] = max(times[-1], 0.0) if times[-1] > 1e-9 else 0.0
-    _falling(times, where)
+    times[-1] = times[-1] if times[-1] > 1e-9 else 0.0
+    check_falling(times, where)
     weights: list[list[float]] = []
     for i, (row, dt) in enumerate(zip(found.c, found.timedeltas, strict=True)):
         if any(row[i:]):
@@ -63,13 +65,6 @@ def from_neuralsolver(document: Any, asked: Asked) -> tuple[Tableau, Process]:
         weights.append([-dt * c for c in [*row[:i], 1.0 - sum(row[:i])]])
     states = [[0.0] * i + [1.0] for i in range(steps)]
     return _rows(times, times[:-1], states, weights, "flow", where), where
-
-
-def _falling(times: list[float], where: Process) -> None:
-    for i, t in enumerate(times):
-        where.check_time(t, f"time {i}:")
-        if i and not t < times[i - 1]:
-            raise ScheduleError(f"Times fall from noise to data, but time {i} is {t:g} after {times[i - 1]:g}.")
 
 
 def _rows(times: list[float], told: list[float], a: list[list[float]], c: list[list[float]], prediction: str, where: Process) -> Tableau:

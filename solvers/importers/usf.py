@@ -20,7 +20,7 @@ from ..build import Form, add
 from ..errors import ScheduleError
 from ..process import Process
 from ..tableau import START, Evaluation, Row, Tableau
-from .document import Asked, shaped
+from .document import Asked, check_falling, shaped
 
 Kind = Literal["noise_prediction", "data_prediction", "dpmsolver_v3_prediction"]
 
@@ -86,6 +86,9 @@ def from_usf(document: Any, asked: Asked) -> tuple[Tableau, Process]:
         )
     if any(scale != 1 for scale in found.skip_coefficients or []):
         raise ScheduleError("This decision also rescales the skip connections of its network; only the sampler can be imported.")
+    check_falling(found.timesteps, where)
+    if not all(float(f(t)) > 0 for t in found.timesteps for f in (where.alpha, where.sigma)):
+        raise ScheduleError("A USF decision starts and ends where there is data and noise: lambda of its times must be finite.")
     rows: list[Row] = []
     points = [_arrive(rows, found.timesteps[0], "x0", {START: 1.0}, where, 0 if found.afs == "no_afs" else None)]
     for i, t in enumerate(found.timesteps[1:]):
@@ -99,12 +102,12 @@ def from_usf(document: Any, asked: Asked) -> tuple[Tableau, Process]:
             form = _update(points, t, where, kind, corrector.taylor_order, corrector.start_point, corrector.derivative_type)
             rows.append(Row(f"c{i + 1}", t, form))
             points[-1].state = f"c{i + 1}"
-    return Tableau(tuple(rows)), where
+    sigma = None if rows[0].evaluation else float(where.sigma(found.timesteps[0]))
+    return Tableau(tuple(rows), sigma=sigma), where
 
 
 def _arrive(rows: list[Row], t: float, slot: str, form: dict[str, float], where: Process, answer: int | None) -> Point:
     """Write the state; with `answer` also evaluate there. Without, USF's analytic first step: noise x / sigma, "data" from noise x."""
-    where.check_time(t)
     alpha, sigma = float(where.alpha(t)), float(where.sigma(t))
     rows.append(Row(slot, t, form, None if answer is None else Evaluation(t, alpha, sigma)))
     if answer is None:
