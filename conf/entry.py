@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 OPEN = ("model.options.", "sampler.options.", "space.among.", "space.counts.", "space.numbers.", "space.knobs.")
 
@@ -17,7 +18,7 @@ def start(main: Callable[[], None], lists: Sequence[str] = ()) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints a page of its own
     try:
         main()
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         sys.exit("error: " + " ".join(str(error).split("Config search path")[0].split()))
 
 

@@ -82,7 +82,7 @@ class Board:
     @contextmanager
     def at_work(self) -> Iterator["Board"]:
         """Be seen to live, until the block ends: then everything this worker has not told is free at once."""
-        self._sign()
+        patiently(self._sign)
         self._bury()
         signs = threading.Thread(target=self._keep_signing, daemon=True)
         signs.start()
@@ -133,9 +133,9 @@ class Board:
     def only(self, stage: str) -> Iterator[str | None]:
         """For what one worker does at a time: None if it is this worker's now, or else the name of the one whose it is."""
         mine, _, _ = patiently(lambda: self._claim(stage, [0], 1))
-        yield None if mine else self._holder(stage)
+        yield None if mine else patiently(lambda: self._holder(stage))
         if mine:  # an exception leaves the claim to go with its worker
-            self._forget(stage)
+            patiently(lambda: self._forget(stage))
 
     def _claim(self, stage: str, numbers: Sequence[int], most: int) -> tuple[list[int], dict[int, Any], int]:
         """The numbers that are this worker's now, what was found for those that are done, and how many died on the first of its own."""

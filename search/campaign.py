@@ -47,7 +47,12 @@ class Campaign:
     @property
     def name(self) -> str:
         """The campaign's name, that of its directory."""
-        return self.directory.name
+        return self.directory.resolve().name
+
+    @property
+    def key(self) -> str:
+        """What its records in a storage go by: another question under the same name finds none of them."""
+        return f"{self.name} {cache.key_of(question(self))[:16]}"
 
     @property
     def budgets(self) -> list[int]:
@@ -113,6 +118,8 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
         spaces = {nfe: Space(teacher.process, teacher.start, teacher.end, nfe, **words, given=given) for nfe in settings.nfe}
     except TypeError:
         raise CampaignError(f"The space does not take all of {', '.join(words)}.") from None
+    if settings.perceptual not in ((), ("lpips-alex",), ("lpips-vgg",)):
+        raise CampaignError("perceptual is [lpips-alex], [lpips-vgg] or []; compare=[...] takes more and others.")
     for name in (*settings.perceptual, *settings.compare):
         if teacher.makes_pictures or not looks(name):
             objective(name)  # missing LPIPS weights are found now, not after the search
@@ -162,16 +169,23 @@ def question(campaign: Campaign) -> dict[str, Any]:
 
 def claim(campaign: Campaign) -> None:
     """Make the directory this campaign's, or check that it is. Raises CampaignError naming what differs."""
-    path, ours = campaign.directory / "campaign.json", question(campaign)
-    there = {file.name for file in campaign.directory.iterdir()} if campaign.directory.exists() else set[str]()
+    try:
+        _claim(campaign.directory, question(campaign))
+    except OSError as error:
+        raise CampaignError(f"{campaign.directory} cannot be a campaign's directory: {error.strerror}.") from None
+
+
+def _claim(directory: Path, ours: Mapping[str, Any]) -> None:
+    path = directory / "campaign.json"
+    there = {file.name for file in directory.iterdir()} if directory.exists() else set[str]()
     if path.name in there:
         try:
             theirs = json.loads(path.read_bytes())
         except ValueError:
-            raise CampaignError(f"{path} is damaged; move {campaign.directory} away to begin anew.") from None
-        agree(ours, theirs, str(campaign.directory))
+            raise CampaignError(f"{path} is damaged; move {directory} away to begin anew.") from None
+        agree(ours, theirs, str(directory))
     elif any(not name.startswith(".fewstep-") for name in there):  # such a file is another worker's claim being written
-        raise CampaignError(f"{campaign.directory} is not empty and holds no campaign; choose another directory=....")
+        raise CampaignError(f"{directory} is not empty and holds no campaign; choose another directory=....")
     else:
         write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
 

@@ -1,7 +1,7 @@
 """What one step may choose: a table of distributions, and the way between its values and a `Step`."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,12 +53,14 @@ class Choices:
                 raise ScheduleError(f"The space leaves no {name}.")
         ranges = {"relax": self.relax, "label": self.label, "eta": self.eta, **self.numbers, **self.knobs}
         for name, pair in ranges.items():
-            if len(pair) != 2 or not all(isinstance(value, int | float) for value in pair) or not pair[0] <= pair[1]:
-                raise ScheduleError(f"The range of {name} is its least and its greatest value, not {', '.join(map(str, pair))}.")
+            check_range(name, pair)
+        if not -1 <= self.label[0] <= self.label[1] <= 1:
+            raise ScheduleError("A label is shifted by at most the whole gap to the node before or after: space.label lies in -1 to 1.")
         for strange in set(self.knobs) - set(self.given):
             raise ScheduleError(f"The model is not asked with a knob {strange!r}, so none can be searched: give it one in model.options.")
         for together in itertools.product(*words.values()):
-            Step(to=0.0, eta=self.eta[1], **dict(zip(words, together, strict=True)))  # proves itself
+            for relax in self.relax:
+                Step(to=0.0, eta=self.eta[1], relax=relax, **dict(zip(words, together, strict=True)))  # proves itself
 
     def at(self, i: int, steps: int) -> Table:
         """What step i of so many may choose; what is `single` is switched off. Names of the method's and the model's end in "_"."""
@@ -96,6 +98,12 @@ class Choices:
         words |= {"order": min(step.order, k + 1), "corrector": min(step.corrector, k + 1)}
         further = {**METHODS[self.method].numbers, **step.numbers, **self.given, **step.knobs}
         return words | {f"{name}_": value for name, value in further.items()}
+
+
+def check_range(name: str, pair: Sequence[Any]) -> None:
+    """Raise ScheduleError unless it is two numbers, in order."""
+    if len(pair) != 2 or not all(isinstance(value, int | float) for value in pair) or not pair[0] <= pair[1]:
+        raise ScheduleError(f"The range of {name} is its least and its greatest value, not {', '.join(map(str, pair)) or 'nothing'}.")
 
 
 def closest(distribution: BaseDistribution, wanted: Any = None) -> Any:

@@ -21,6 +21,7 @@ from solvers import Process, ScheduleError, named_grid
 
 LIMIT = 8.0
 TINY = 1e-30
+CLOSEST = 1e-6  # of the way, that is left between two times and before the end
 
 
 def levels(process: Process, times: Tensor) -> Tensor:
@@ -67,8 +68,9 @@ class Gaps:
                 here = lambdas[first - 1]
                 found.append(self.places[first - 1])
         else:
-            for fraction in fractions:
-                here += fraction * (last - here)
+            least = CLOSEST * (last - here)
+            for left, fraction in zip(range(len(fractions), 0, -1), fractions, strict=True):
+                here = min(here + fraction * (last - here), last - left * least)
                 found.append(here)
             found = self.process.time_of(torch.tensor(found, dtype=torch.float64)).tolist()
         return [self.start, *found, self.end]

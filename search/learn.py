@@ -63,7 +63,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CampaignError(
                 "Say what to start from: schedule=FILE or schedule=FILE,FILE, or a model=... and nfe=... to tune known solvers."
             )
-        own = Settings(self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), tolerance=self.tolerance)
+        own = Settings(self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), perceptual=(), tolerance=self.tolerance)
         own = msgspec.structs.replace(own, workers=self.workers, device=self.device, chunk=self.chunk)
         return msgspec.structs.replace(own, directory=self.directory or f"{directory_of(own)}-known")
 
@@ -100,6 +100,8 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
     budget = f"-nfe{asked.nfe}" if asked.files and asked.nfe else ""
     path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}{budget}.schedule.json")
+    if path.is_dir():
+        raise CampaignError(f"{path} is a folder; name a file to write.")
     schedules = [start.schedule for start in found]
     others = [start.schedule for start in beside]
     question = {

@@ -84,6 +84,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         judged = "an adversary" if self.adam.adversary.weight else repr(self.objective) if looks(self.objective) else ""
         if judged and not teacher.makes_pictures:
             raise CampaignError(f"{teacher.name} makes no pictures, so {judged} cannot be learned by.")
+        Loss(self.objective).view  # noqa: B018 (missing LPIPS weights are found now)
 
     def suits(self, schedule: SolverSchedule) -> bool:
         """Whether it can move anything of the schedule."""

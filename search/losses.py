@@ -20,8 +20,8 @@ from torch import Tensor
 
 from search import perceptual
 from search.errors import CampaignError
+from search.objective import worst_of
 
-TRIMMED = 0.03
 DIVERGED = 1e30  # finite, so that it can be written down
 SQUARES = ("rmse", "huber", "trimmed")  # functions of a seed's mean square
 LOSSES = ("rmse", "l1", "huber", "trimmed", "trajectory", "lpips-alex", "lpips-vgg")
@@ -80,7 +80,7 @@ class Loss:
         return loss if self.name in ("l1", "lpips-alex", "lpips-vgg") else math.sqrt(max(loss, 0.0))
 
     def _kept(self, seeds: int) -> int:
-        return seeds - math.floor(TRIMMED * seeds) if self.name == "trimmed" else seeds
+        return seeds - worst_of(seeds) if self.name == "trimmed" else seeds
 
 
 def _pixels(images: Tensor) -> Tensor:

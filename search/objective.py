@@ -76,16 +76,21 @@ def root_median(errors: Tensor) -> Tensor:
     return errors.median(-1).values.sqrt()
 
 
-def root_trimmed(errors: Tensor, trimmed: float = 0.03) -> Tensor:
-    """Root of the mean over the last axis without the worst 3 %: a few bifurcating seeds can carry most of a mean square."""
+def worst_of(count: int) -> int:
+    """How many samples are the worst 3 %: a few bifurcating seeds can carry most of a mean square."""
+    return int(0.03 * count)
+
+
+def root_trimmed(errors: Tensor) -> Tensor:
+    """Root of the mean over the last axis without the worst 3 %."""
     count = errors.shape[-1]
-    return errors.sort(-1).values[..., : count - int(trimmed * count)].mean(-1).sqrt()
+    return errors.sort(-1).values[..., : count - worst_of(count)].mean(-1).sqrt()
 
 
-def share_of_worst(errors: Tensor, worst: float = 0.03) -> Tensor:
+def share_of_worst(errors: Tensor) -> Tensor:
     """The share of the sum over the last axis that the worst 3 % of samples hold."""
-    count = max(1, round(worst * errors.shape[-1]))
-    return errors.sort(-1).values[..., -count:].sum(-1) / errors.sum(-1)
+    count = errors.shape[-1]
+    return errors.sort(-1).values[..., count - worst_of(count) :].sum(-1) / errors.sum(-1)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 The fit seeds come in shuffled blocks. After every block but the last, the candidate's errors are paired with the incumbent's
 on the same seeds; it is stopped when Student's t puts the mean difference above zero at level risk / looks (one-sided,
-Bonferroni over the looks; roots of squared errors, whose tails are short enough for t). A stopped candidate is worth the
-incumbent's value plus the difference of the two on the seeds both have seen.
+Bonferroni over the looks; roots of squared errors, whose tails are short enough for t) and the objective on those seeds is no better.
+A stopped candidate is worth the incumbent's value plus the difference of the two on the seeds both have seen.
 """
 
 import math
@@ -44,11 +44,18 @@ def clearly_worse(errors: Tensor, reference: Tensor, level: float) -> bool:
     return float(difference.mean()) > float(difference.std()) / math.sqrt(n) * float(student.ppf(1 - level, n - 1))
 
 
+def hopeless(errors: Tensor, reference: Tensor, level: float, objective: Objective) -> bool:
+    """Whether they are clearly worse and the objective, in which a few bifurcating seeds may outweigh all others, is no better."""
+    ours, theirs = (float(objective.together(some)) for some in (errors, reference[: len(errors)]))
+    return clearly_worse(errors, reference, level) and not ours < theirs
+
+
 class Race:
     """Scores candidates block by block against an incumbent.
 
     blocks  looks + 1; 1 switches racing off
-    risk    the chance that a candidate no worse than the incumbent is stopped
+    risk    the chance that a candidate is stopped which is no worse than the incumbent in the mean over seeds of its errors' roots;
+            one that is better in the objective on the seeds so far never is
     """
 
     def __init__(self, evaluator: Evaluator, objective: Objective, blocks: int = 8, risk: float = 0.05) -> None:
@@ -78,7 +85,7 @@ class Race:
                 if keep:
                     kept[alive[index]].append(keep(tableaus[alive[index]], drawn, which))
             if reference is not None and look < len(self._blocks):
-                alive = [k for k in alive if not clearly_worse(torch.cat(seen[k]), reference, self._level)]
+                alive = [k for k in alive if not hopeless(torch.cat(seen[k]), reference, self._level, self.objective)]
         return [self._raced(torch.cat(errors), reference, held) for errors, held in zip(seen, kept, strict=True)]
 
     def _raced(self, errors: Tensor, reference: Tensor | None, kept: Sequence[Tensor]) -> Raced:

@@ -67,8 +67,8 @@ class Batch:
 
     @torch.no_grad()
     def opening(self, request: Request) -> Tensor:
-        """The answer to the first question; it is asked again only where a guessed first step has moved it."""
-        if self.first is None or not all(map(torch.equal, (request.x, *request.at), (self.first[0].x, *self.first[0].at))):
+        """The answer to the first question; it is asked again where a guessed first step has moved it, or with other knobs."""
+        if self.first is None or not _same(request, self.first[0]):
             self.first = request, self.ask(*request)
         return self.first[1]
 
@@ -134,6 +134,10 @@ class Batch:
         found, moved = torch.func.vmap(along, out_dims=dims)(tangents)
         columns = torch.func.vmap(lambda *move: torch.func.jvp(seen, found, move)[1], chunk_size=TOGETHER)(*moved)
         return seen(*found), columns
+
+
+def _same(one: Request, other: Request) -> bool:
+    return one.knobs == other.knobs and all(map(torch.equal, (one.x, *one.at), (other.x, *other.at)))
 
 
 def batches(teacher: Teacher, targets: Targets, size: int) -> list[Batch]:

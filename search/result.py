@@ -5,10 +5,11 @@ result.json holds the Result of a campaign over one NFE, or of one NFE; front.js
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from search.errors import CampaignError
 from search.learner import Learner
 from solvers.atomic import write_atomically
 
@@ -242,7 +243,7 @@ Record = TypeVar("Record", Result, Front)
 def count_read(directory: Path) -> int:
     """How often what lies in a directory has read its test seeds, this time included."""
     path = directory / "test-reads.json"
-    reads = 1 + (msgspec.json.decode(path.read_bytes(), type=int) if path.exists() else 0)
+    reads = 1 + (decoded(path, int) if path.exists() else 0)
     write_atomically(path, msgspec.json.encode(reads))
     return reads
 
@@ -254,7 +255,15 @@ def write(outcome: Result | Front, path: Path) -> None:
 
 def read(path: Path, kind: type[Record] = Result) -> Record:
     """The inverse of `write`."""
-    return msgspec.json.decode(path.read_bytes(), type=kind)
+    return decoded(path, kind)
+
+
+def decoded(path: Path, kind: Any) -> Any:
+    """What JSON in a file says. Raises CampaignError if it is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.MsgspecError:
+        raise CampaignError(f"{path} is damaged; remove it, and it is made anew.") from None
 
 
 def concluded(path: Path, learner: Learner | None, kind: type[Record] = Result) -> Record | None:

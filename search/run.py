@@ -43,15 +43,15 @@ def _joined(ours: Campaign, base: RDBStorage, started: float) -> Result | Front 
     settings, home = ours.settings, str(ours.directory.resolve())
     study = storage.open_study(base, ours.name, len(ours.budgets))
     agree(question(ours), storage.note(study, "campaign", question(ours)), f"The study {ours.name!r} in the storage")
-    with Board(base.engine, ours.name, settings.grace).at_work() as board:
+    with Board(base.engine, ours.key, settings.grace).at_work() as board:
         tuned = {nfe: tune_known(ours.at(nfe), board) for nfe in ours.budgets}
         mirror = tracker.start(settings.tracker, ours.name, ours.directory, msgspec.to_builtins(settings))
         trials = explore(ours, board, study, {nfe: known for nfe, (known, _) in tuned.items()}, mirror)
         with board.only("conclusion") as other:
             if kept := concluded(ours):
                 return kept
-            where = study.user_attrs.get("report", home)
-            if other or where != home:
+            elsewhere = not _recorded(ours) and storage.noted(study, "report", home) != home  # a campaign may have been moved
+            if other or elsewhere:
                 ours.progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")
                 return None
             if len(ours.budgets) > 1:
@@ -69,3 +69,8 @@ def concluded(campaign: Campaign) -> Result | Front | None:
     if len(campaign.budgets) > 1:
         return result.concluded(campaign.directory / "front.json", campaign.settings.learner, Front)
     return result.concluded(campaign.directory / "result.json", campaign.settings.learner)
+
+
+def _recorded(campaign: Campaign) -> bool:
+    """Whether the directory holds a record, polished or not."""
+    return any((campaign.directory / name).exists() for name in ("front.json", "result.json"))

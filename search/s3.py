@@ -90,6 +90,8 @@ class S3Sampler(BaseSampler):
         for name, count in {**counts, "rounds": rounds}.items():
             if not isinstance(count, int) or count < (name != "rounds"):  # pyright: ignore[reportUnnecessaryIsInstance] (a setting)
                 raise ValueError(f"{name} must be a whole number{'' if name == 'rounds' else ' of at least 1'}, not {count!r}")
+        if not isinstance(doubt, int | float) or not 0 <= doubt <= 1:  # pyright: ignore[reportUnnecessaryIsInstance] (a setting)
+            raise ValueError(f"doubt must be a level from 0 to 1, not {doubt!r}")
         self._seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
         self._startup, self._parents, self._pool, self._memory, self._doubt = startup, parents, pool, memory, doubt
         self._describe, self._shortlist = describe, shortlist

@@ -38,7 +38,7 @@ class Budget(_Settings, frozen=True):
     known       tuned known solvers of each NFE, at least, and never fewer than it has trials
     generation  candidates that are proposed and scored together
     blocks      blocks of fit seeds after each of which a candidate clearly worse than the best is stopped; 1: never
-    risk        the chance to stop a candidate that is no worse
+    risk        the chance to stop a candidate that is no worse in the mean over seeds (search.race)
     finalists   how many of each side are scored again on `select`
     """
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from search.choices import Choices, Range, Table, closest
+from search.choices import Choices, Range, Table, check_range, closest
 from search.gaps import Gaps
 from solvers import Process, ScheduleError, SolverSchedule, Step, Tableau, compile
 from solvers.process import name_of
@@ -47,6 +47,7 @@ class Space(Choices):
             raise ScheduleError(f"nfe must be a whole number from 1 to 64, not {self.nfe}.")
         self.process.check_time(self.start, "start")
         self.process.check_time(self.end, "end")
+        check_range("times", self.times)
         if not 0 < self.times[0] <= self.times[1] < 1:
             raise ScheduleError(f"Times split what is left of the way: between 0 and 1, not {self.times[0]:g} to {self.times[1]:g}.")
         if self.slots - 1 > (len(self.gaps.places) if self.among else math.inf):

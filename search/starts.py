@@ -66,7 +66,7 @@ def tuned(settings: Settings, progress: Progress) -> tuple[Campaign, list[Known]
     claim(ours)
     with (
         storage.opened(f"sqlite:///{ours.directory / 'study.sqlite'}") as base,
-        Board(base.engine, ours.name, settings.grace).at_work() as board,
+        Board(base.engine, ours.key, settings.grace).at_work() as board,
     ):
         return ours, tune_known(ours, board)[0]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from search.result import Interval
 
 RESAMPLES = 4000
+TINY = 1e-30  # whose logarithm is taken for that of nothing
 Statistic = Callable[[Tensor], Tensor]
 
 
@@ -42,7 +43,7 @@ def jackknife(records: Tensor, together: Statistic, blocks: int = 16) -> Interva
     """A positive statistic of records [seeds, ...] with the normal 95 % interval of its logarithm."""
     parts = torch.arange(len(records)).chunk(min(blocks, len(records)))
     kept = [torch.ones(len(records), dtype=torch.bool).index_fill(0, part, False) for part in parts]
-    logs = torch.stack([together(records[keep]).log() for keep in kept])
+    logs = torch.stack([together(records[keep]).clamp_min(TINY).log() for keep in kept])
     width = 1.96 * float(((len(parts) - 1) * logs.var(unbiased=False)).sqrt())
     value = float(together(records))
     return Interval(value, value * math.exp(-width), value * math.exp(width))

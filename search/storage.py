@@ -83,7 +83,7 @@ def opened(url: str) -> Iterator[optuna.storages.RDBStorage]:
             with storage.engine.begin() as base:
                 for table in TABLES:
                     base.execute(sqlalchemy.text(table))
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError, OSError) as error:
         raise CampaignError(f"The storage {url} cannot be opened: {_line(error)}") from None
     if url.startswith("sqlite"):
         _harden(storage.engine)
@@ -98,7 +98,12 @@ def opened(url: str) -> Iterator[optuna.storages.RDBStorage]:
 def open_study(storage: optuna.storages.RDBStorage, name: str, budgets: int = 1) -> optuna.Study:
     """The study of that name over so many NFE, made if it is not there."""
     directions = [StudyDirection.MINIMIZE] * min(budgets, 2)
-    return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    return patiently(lambda: optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True))
+
+
+def noted(study: optuna.Study, name: str, value: Any) -> Any:
+    """What the study says under that name, or `value` if it says nothing."""
+    return patiently(lambda: study.user_attrs.get(name, value))
 
 
 def note(study: optuna.Study, name: str, value: Any) -> Any:

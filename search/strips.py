@@ -50,7 +50,9 @@ def _lines(blocks: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
     panels = figure.subplots(-(-count // across), across, sharex=True, sharey=True, squeeze=False).flatten()
     looks = [(name, *look) for name, look in zip(names, ((INK, 3.0, 0.35), (KNOWN, 1.4, 1.0), (FOUND, 1.4, 1.0)), strict=True)]
     marker = "o" if blocks[0].shape[1] <= 16 else ""
-    for seed, axes in enumerate(panels):
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    for seed, axes in enumerate(panels[:count]):
         for block, (name, color, width, alpha) in zip(blocks, looks, strict=True):
             axes.plot(block[seed], color=color, lw=width, alpha=alpha, marker=marker, ms=width + 2, label=name)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -48,7 +48,7 @@ def explore(
     campaign: Campaign, board: Board, study: optuna.Study, known: Mapping[int, Sequence[Known]], mirror: tracker.Mirror
 ) -> list[FrozenTrial]:
     """Every trial of the study once its budget is spent. The first of each NFE are warm starts and the known solvers in the space."""
-    budget, foresight = campaign.settings.budget, Foresight(campaign, known, Answers(campaign.name, board.engine))
+    budget, foresight = campaign.settings.budget, Foresight(campaign, known, Answers(campaign.key, board.engine))
     proposals = Proposals(campaign, known, foresight)
     trials = storage.finished(study)
     race = Race(campaign.on("fit"), campaign.objective, budget.blocks, budget.risk)

@@ -9,7 +9,7 @@ from search import baselines
 from search.board import Board
 from search.campaign import Campaign
 from search.errors import CampaignError
-from search.result import Cost, Known, beginning_alike
+from search.result import Cost, Known, beginning_alike, decoded
 from solvers import compile
 from solvers.atomic import write_atomically
 from teacher import trajectories
@@ -24,7 +24,7 @@ def tune_known(campaign: Campaign, board: Board) -> tuple[list[Known], Cost]:
     """
     path = campaign.directory / "known.json"
     if path.exists():
-        return msgspec.json.decode(path.read_bytes(), type=tuple[list[Known], Cost])
+        return decoded(path, tuple[list[Known], Cost])
     settings, nfe = campaign.settings, campaign.nfe
     count = max(settings.budget.known or 0, settings.share)  # never fewer than the search has
     wanted = baselines.candidates(campaign.teacher, nfe, -(-count // 2))

@@ -10,6 +10,8 @@ import os
 import sys
 from typing import get_args
 
+from solvers import ScheduleError
+
 from . import models, trajectories
 from .errors import TeacherError
 
@@ -47,7 +49,7 @@ def main() -> None:
             for done, seeds in enumerate(shards, 1):
                 trajectories.shard(teacher, seeds, said.tolerance)
                 print(f"rank {rank} of {world}: {block}, shard {done} of {len(shards)}", flush=True)
-    except TeacherError as error:
+    except (TeacherError, ScheduleError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -3,7 +3,6 @@
 With data of density p(x0), D(x) = E[x0 | x] under x = alpha x0 + sigma eps has a closed form for
     a Gaussian N(m, c^2) per pixel      D = (sigma^2 m + alpha c^2 x) / (alpha^2 c^2 + sigma^2)
     a mixture of such Gaussians         the same per component, weighted by the posterior of the component
-    a finite set of images              the mixture with c = 0
 """
 
 import hashlib
@@ -14,6 +13,7 @@ from torch import Tensor
 from solvers import At, Process
 from solvers.sample import Denoiser
 from teacher.denoiser import Teacher, along
+from teacher.errors import TeacherError
 
 
 def gaussian(mean: Tensor, deviation: Tensor) -> Denoiser:
@@ -27,36 +27,26 @@ def gaussian(mean: Tensor, deviation: Tensor) -> Denoiser:
     return denoiser
 
 
-def gaussian_solution(mean: Tensor, deviation: Tensor, x: Tensor, start: At, end: At) -> Tensor:
-    """The exact probability-flow solution: (x_t - alpha_t m) / sqrt(alpha_t^2 c^2 + sigma_t^2) is constant in t."""
-    spread = [(at.alpha**2 * deviation**2 + at.sigma**2).sqrt() for at in (start, end)]
-    return end.alpha * mean + (x - start.alpha * mean) * spread[1] / spread[0]
-
-
-def mixture(means: Tensor, deviation: float, weights: Tensor | None = None) -> Denoiser:
-    """Equal isotropic components. Shapes: means [K, ...], weights [K] (uniform if none)."""
+def mixture(means: Tensor, deviation: float) -> Denoiser:
+    """Equal isotropic components of equal weight, at means [K, ...]; of deviation 0 it is the ideal denoiser of a finite data set."""
     flat = means.flatten(1)
-    prior = torch.zeros(len(means)) if weights is None else weights.log()
 
     def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None) -> Tensor:
         rows, centres = x.flatten(1), flat.to(x)
         alpha, sigma = (value.to(x).expand(len(x))[:, None] for value in (at.alpha, at.sigma))
         variance = alpha**2 * deviation**2 + sigma**2
         distance = (rows**2).sum(1, keepdim=True) - 2 * alpha * rows @ centres.T + alpha**2 * (centres**2).sum(1)
-        posterior = torch.softmax(prior.to(x) - distance / (2 * variance), dim=1)
+        posterior = torch.softmax(-distance / (2 * variance), dim=1)
         mean = posterior @ centres
         return ((sigma**2 * mean + alpha * deviation**2 * rows) / variance).reshape(x.shape)
 
     return denoiser
 
 
-def empirical(images: Tensor) -> Denoiser:
-    """The ideal denoiser of a finite data set [K, ...]: it can only ever produce these images."""
-    return mixture(images, 0.0)
-
-
 def analytic_teacher(name: str, process: Process, start: float, end: float, dimensions: int = 16) -> Teacher:
     """The teachers "gaussian" (a decaying spectrum) and "mixture" (five random centres), exact and instant, for tests and demos."""
+    if dimensions < 1:
+        raise TeacherError(f"Model {name!r} has one dimension or more, not {dimensions}.")
     if name == "gaussian":
         denoiser = gaussian(torch.zeros(dimensions), 1 / torch.arange(1, dimensions + 1, dtype=torch.float64))
     else:

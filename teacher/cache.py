@@ -7,6 +7,7 @@ not notice a flipped bit). A damaged entry is set aside and made again, never us
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def fetch(root: Path, facts: Mapping[str, Any], make: Callable[[], dict[str, Ten
         found = _read(path)
         if found is not None:
             return found
-        path.replace(path.with_suffix(".damaged"))
+        with suppress(FileNotFoundError):  # another process was first
+            path.replace(path.with_suffix(".damaged"))
     tensors = make()
     header = {"checksum": checksum(tensors), "facts": json.dumps(facts, sort_keys=True)}
     write_atomically(path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, header))

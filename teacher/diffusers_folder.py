@@ -4,18 +4,18 @@ The scheduler config says which process the network was trained on (alphas_cumpr
 read with diffusers' own loaders, offline. Networks that need text are brought with `teacher.denoiser.wrap` instead.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from solvers import process
-from teacher.denoiser import Teacher, guided, wrap
+from solvers.prediction import DIFFUSERS
+from teacher.denoiser import Teacher, digest, guided, wrap
 from teacher.errors import TeacherError
 from teacher.torchvision_repair import repair_torchvision
 
-PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+PREDICTIONS = {word: kind for word, kind in DIFFUSERS.items() if kind != "flow"}  # of a table of alphas
 
 
 def diffusers_teacher(folder: Path, guidance: float = 1.0, start: float | None = None, end: float = 0.0) -> Teacher:
@@ -43,7 +43,6 @@ def diffusers_teacher(folder: Path, guidance: float = 1.0, start: float | None =
         return unet(x, t, **knobs).sample
 
     denoiser = wrap(network, table, PREDICTIONS[kind], "index", "class_labels" if classes else None)  # pyright: ignore[reportArgumentType]
-    files = sorted((folder / "unet").glob("*.safetensors"))
     return Teacher(
         name=f"diffusers:{folder.name}",
         denoiser=guided(denoiser, classes - 1) if classes else denoiser,
@@ -51,7 +50,7 @@ def diffusers_teacher(folder: Path, guidance: float = 1.0, start: float | None =
         start=table.t_max if start is None else start,
         end=end,
         shape=(unet.config["in_channels"], *_square(unet.config["sample_size"])),
-        digest=hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest(),
+        digest=digest(unet, kind, (folder / "unet" / "config.json").read_text()),
         prediction=PREDICTIONS[kind],
         conditions=(lambda seeds: torch.tensor([seed % (classes - 1) for seed in seeds])) if classes else (lambda seeds: None),
         knobs=(("guidance", float(guidance)),) if guidance != 1.0 else (),

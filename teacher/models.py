@@ -66,9 +66,9 @@ def digits(weights: str | Path = DIGITS, guidance: float = 1.0) -> Teacher:
     )
 
 
-def galaxies_teacher(weights: Path | None = None) -> Teacher:
+def galaxies_teacher(weights: str | Path | None = None) -> Teacher:
     """Score network of SampsonML/galaxygrad on HSC survey images, in its own space log(image + 1) / 0.1."""
-    path = weights or galaxies.find_weights()
+    path = Path(weights) if weights else galaxies.find_weights()
     network = galaxies.load(path)
 
     def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None) -> Tensor:

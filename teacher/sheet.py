@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from solvers import compile, initial, named_grid, preset, sample
+from solvers import initial, sample
 from teacher.models import digits
 from teacher.pretrain import HOME
+from teacher.trajectories import reference
 
 
 def draw_loss(home: Path) -> None:
@@ -28,8 +29,7 @@ def draw_loss(home: Path) -> None:
 def draw_samples(home: Path, rows: int = 8) -> None:
     """One column a class, converged, without guidance."""
     teacher = digits(home / "weights.safetensors")
-    grid = named_grid("karras", teacher.process, 40, teacher.start, teacher.end)
-    table = compile(preset("unipc-3", grid, teacher.process, tail="full"))
+    table = reference(teacher, 40)
     noise = initial(range(10 * rows), teacher.shape, table)
     with torch.no_grad():
         images = sample(teacher.denoiser, noise, table, cond=torch.arange(10 * rows) % 10)

@@ -67,9 +67,9 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
     with Progress() as progress:
         ours = campaign(asked, progress)
         url = f"sqlite:///{directory / 'study.sqlite'}"
-        with storage.opened(url) as base, Board(base.engine, ours.name, asked.grace).at_work() as board:
+        with storage.opened(url) as base, Board(base.engine, ours.key, asked.grace).at_work() as board:
             known, _ = tune_known(ours, board)
-        foresight = Foresight(ours, {nfe: known}, Answers(ours.name))
+        foresight = Foresight(ours, {nfe: known}, Answers(ours.key))
         proposals, trials, points = Proposals(ours, {nfe: known}, foresight), [], []
         task = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS)
         race = Race(ours.on("fit"), ours.objective, blocks=1)

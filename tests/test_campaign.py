@@ -16,7 +16,7 @@ from rich.progress import Progress
 from search import baselines, result, storage
 from search.errors import CampaignError
 from search.evaluate import Evaluator
-from search.result import Known, beginning_alike
+from search.result import Known, beginning_alike, read
 from search.run import run
 from search.s3 import FORESEEN
 from search.settings import settings
@@ -187,6 +187,10 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
         ({"budget": {"trials": 0}}, CampaignError, "trials"),
         ({"learner": {"level": "parallel"}}, CampaignError, "cannot be learned at level 'parallel'"),
         ({"spce": 1}, CampaignError, "spce"),
+        ({"perceptual": ["lpips-alex", "lpips-vgg"]}, CampaignError, "compare="),
+        ({"perceptual": ["frechet-pixels"]}, CampaignError, "compare="),
+        ({"sampler": {"name": "s3", "options": {"doubt": "abc"}}}, CampaignError, "doubt must be a level"),
+        ({"model": {"name": "gaussian", "options": {"dimensions": -1}}}, TeacherError, "one dimension or more"),
         ({"storage": "postgresql://nobody@127.0.0.1:1/none"}, CampaignError, "cannot be opened"),
     ],
 )
@@ -195,6 +199,21 @@ def test_bad_settings_end_in_one_sentence(tmp_path, changes, error, sentence):
         small(tmp_path / "c", **changes)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "c" / "result.json").exists()
+
+
+def test_a_place_that_cannot_hold_a_campaign_or_its_storage_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for directory in (tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(CampaignError, match="cannot be a campaign's directory"):
+            small(directory)
+    with pytest.raises(CampaignError, match="cannot be opened"):
+        small(tmp_path / "c", storage=f"sqlite:///{tmp_path / 'file' / 'x.db'}")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(CampaignError, match=r"c\.json is damaged"):
+        read(tmp_path / "c.json")
 
 
 def test_the_command_says_a_mistake_in_one_line_without_a_traceback(tmp_path):
@@ -269,3 +288,7 @@ def test_a_learner_polishes_the_finalists_of_a_finished_campaign_and_the_report_
     assert file.provenance.note == both.learned
     assert load(searched.schedule_file).recipe == load(directory / "c.schedule.json").recipe
     assert small(directory, budget=budget) == both  # nothing is done twice, and nothing is lost
+    (tmp_path / "old").mkdir()
+    directory.rename(tmp_path / "old" / "c")
+    again = small(tmp_path / "old" / "c", budget=budget, learner={"level": "times", "iterations": 1})
+    assert again.found.name == "learned"  # a campaign that was moved goes on where it is

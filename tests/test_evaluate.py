@@ -8,7 +8,7 @@ from test_space import random_points
 
 from search.evaluate import Evaluator
 from search.objective import objective, root_mean, squared
-from search.race import Race, clearly_worse
+from search.race import Race, clearly_worse, hopeless
 from search.space import Space
 from search.statistics import interval, ratio
 from solvers import SolverSchedule, Step, compile, initial, preset, sample
@@ -150,6 +150,15 @@ def test_a_race_without_an_incumbent_is_the_whole_evaluation(scene):
     whole = rmse.together(Evaluator(teacher, goal).errors(tables))
     assert [r.seeds for r in raced] == [12] * 5
     assert [r.value for r in raced] == pytest.approx(whole.tolist(), rel=1e-5)
+
+
+def test_a_race_goes_on_with_what_is_worse_on_most_seeds_and_better_in_the_objective():
+    ordinary, wild, rmse = torch.full((122,), 0.02, dtype=torch.float64), torch.full((6,), 0.5, dtype=torch.float64), objective("rmse")
+    reference = torch.cat([ordinary, wild]).square()
+    steadier = torch.cat([2 * ordinary, 0.84 * wild]).square()
+    assert clearly_worse(steadier, reference, 0.05 / 7)
+    assert not hopeless(steadier, reference, 0.05 / 7, rmse)
+    assert hopeless(torch.cat([2 * ordinary, wild]).square(), reference, 0.05 / 7, rmse)
 
 
 def test_a_race_stops_what_is_clearly_worse_and_lets_the_better_and_the_same_finish(scene):

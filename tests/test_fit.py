@@ -17,6 +17,7 @@ from search.emulated import Surrogate, surrogate
 from search.errors import CampaignError
 from search.fit import Fit, Point
 from search.follow import followed
+from search.learn import learn, lesson
 from search.learner import Learner
 from search.losses import LOSSES, Loss
 from search.marquardt import normal_equations
@@ -53,6 +54,31 @@ def test_iteration_zero_is_the_schedule_itself(scene, name, level, consistency):
     form = Parametrisation(schedule, level, consistency)
     assert table_distance(form.table(form.zeros()), compile(schedule)) < 1e-14
     assert table_distance(form(form.zeros()).settled(), compile(schedule)) < 1e-14
+
+
+def test_seeds_that_fits_share_are_asked_again_where_another_schedule_has_other_knobs(scene):
+    def denoiser(x, at, *, cond=None, guidance=1.0):
+        return guidance * scene[0].denoiser(x, at)
+
+    teacher = dataclasses.replace(scene[0], denoiser=denoiser)
+    tables = []
+    for guidance in (1.0, 3.0):
+        schedule = start(teacher)
+        first = msgspec.structs.replace(schedule.steps[0], knobs={"guidance": guidance})
+        tables.append(compile(msgspec.structs.replace(schedule, steps=(first, *schedule.steps[1:]))))
+    (shared,), (alone,) = batches(teacher, scene[1], 32), batches(teacher, scene[1], 32)
+    shared.residual(tables[0], RMSE.view)
+    assert torch.equal(shared.residual(tables[1], RMSE.view), alone.residual(tables[1], RMSE.view))
+
+
+def test_a_folder_is_refused_before_anything_is_learned(scene, tmp_path):
+    schedule = start(scene[0])
+    path = tmp_path / "a.schedule.json"
+    save(compile(schedule), path, recipe=schedule, fitted_for=scene[0].card)
+    asked = {"schedule": str(path), "seeds": {"fit": 8, "select": 8, "test": 8}, "out": str(tmp_path)}
+    with pytest.raises(CampaignError, match="is a folder"):
+        learn(lesson(asked), Progress(disable=True))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.schedule.json"]
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp-2m", "unipc-3", "deis-tab2", "dc-solver"])

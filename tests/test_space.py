@@ -1,5 +1,6 @@
 """The space of schedules: every point is a legal schedule, and what lies in it comes back."""
 
+import itertools
 from pathlib import Path
 
 import msgspec
@@ -148,6 +149,10 @@ def test_knobs_belong_to_a_schedule_and_come_back():
         ({"counts": {"origin": []}}, "leaves no origin"),
         ({"answer": []}, "leaves no answer"),
         ({"times": [0, 1]}, "between 0 and 1"),
+        ({"times": [0.1]}, "The range of times"),
+        ({"times": []}, "The range of times"),
+        ({"label": [-5, 5]}, "space.label lies in -1 to 1"),
+        ({"relax": [-100, 100]}, "cannot have this relax"),
         ({"among": {"grid": "karras"}}, "'steps' is missing"),
     ],
 )
@@ -199,6 +204,16 @@ def test_words_that_make_the_same_sampler_have_the_same_features():
     first, *others = [features(compile(made), where) for made in schedules]
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("nfe", [10, 64])
+@pytest.mark.parametrize("where", PROCESSES)
+@pytest.mark.parametrize("end", [0, 1])
+def test_times_decrease_however_far_each_step_goes(where, nfe, end):
+    space = Space(*PROCESSES[where], nfe)
+    (params,) = random_points(space, 1)
+    times = space.decode(params | {name: space.times[end] for name in params if name.startswith("gap")}).times
+    assert all(after < before for before, after in itertools.pairwise(times))
 
 
 def test_an_empty_choice_or_a_bad_budget_is_refused():

@@ -8,7 +8,7 @@ from solvers import At, ScheduleError, compile, preset, process, sample
 from solvers.grids import named_grid
 from solvers.prediction import from_denoised
 from teacher import cache
-from teacher.analytic import empirical, gaussian, gaussian_solution, mixture
+from teacher.analytic import gaussian, mixture
 from teacher.denoiser import guided, wrap
 from teacher.errors import TeacherError
 from teacher.models import DIGITS, digits, load
@@ -35,11 +35,13 @@ def test_the_mixture_answers_the_posterior_mean_found_by_brute_force():
     assert float(mixture(means, 0.2)(x, where)) == pytest.approx(float((grid * weight).sum() / weight.sum()), abs=1e-9)
 
 
-def test_an_empirical_denoiser_samples_end_on_its_images():
+def test_a_mixture_of_points_is_a_finite_data_set_on_which_samples_end():
     images = torch.randn(3, 5, dtype=torch.float64)
     where = process("ve")
     x = sample(
-        empirical(images), 40 * torch.randn(8, 5, dtype=torch.float64), compile(preset("dpmpp-2m", [40.0, 9.0, 2.0, 0.5, 0.1, 0.0], where))
+        mixture(images, 0.0),
+        40 * torch.randn(8, 5, dtype=torch.float64),
+        compile(preset("dpmpp-2m", [40.0, 9.0, 2.0, 0.5, 0.1, 0.0], where)),
     )
     assert float(torch.cdist(x, images).min(1).values.max()) < 1e-6
 
@@ -49,7 +51,8 @@ def test_fine_sampling_of_a_gaussian_reaches_its_exact_solution():
     table = compile(preset("unipc-3", named_grid("log-snr", p, 150, 1.0, 1e-3), p, tail="full"))
     x = torch.randn(4, 3, dtype=torch.float64)
     start, end = (At(*(v.double() for v in (torch.tensor(t), p.alpha(t), p.sigma(t)))) for t in (1.0, 1e-3))
-    wanted = gaussian_solution(torch.zeros(3, dtype=torch.float64), deviation, x, start, end)
+    spread = [(at.alpha**2 * deviation**2 + at.sigma**2).sqrt() for at in (start, end)]
+    wanted = x * spread[1] / spread[0]  # x_t over its standard deviation stays what it was
     torch.testing.assert_close(sample(gaussian(torch.zeros(3), deviation), x, table), wanted, rtol=1e-5, atol=1e-6)
 
 

@@ -23,6 +23,7 @@ from test_campaign import SMALL
 from search import storage
 from search.answers import Answers
 from search.board import Board
+from search.campaign import campaign
 from search.errors import CampaignError
 from search.run import run
 from search.s3 import FORESEEN
@@ -169,14 +170,15 @@ def test_two_workers_foresee_from_each_others_answers_and_one_alone_from_those_o
     _, victim = killed_in_the_middle(engine, workers, 17)
     with engine.connect() as base:
         told = [n for n, _, told in rows(engine) if told]
-        kept = base.execute(sqlalchemy.text("select number from fewstep_answers where campaign = 'shared'")).scalars().all()
+        kept = base.execute(sqlalchemy.text("select number from fewstep_answers where campaign like 'shared %'")).scalars().all()
     assert set(told) <= set(kept)  # whoever is told of a trial finds its answers
     for process in workers:
         _, complaint = process.communicate(timeout=240)
         assert process.returncode == (-signal.SIGKILL if process is victim else 0), complaint
     with storage.opened(url) as base:
         found = storage.finished(storage.open_study(base, "shared"))
-        assert Answers("shared", base.engine).of(range(40)) == {}  # forgotten in the end
+        with base.engine.connect() as tables:
+            assert tables.execute(sqlalchemy.text("select count(*) from fewstep_answers")).scalar() == 0  # forgotten in the end
     assert [t.number for t in found] == list(range(40))
     assert all(FORESEEN in t.system_attrs for t in found[16:])
     engine.dispose()
@@ -300,6 +302,31 @@ def test_a_study_of_another_question_is_refused(base, tmp_path):
     storage.note(storage.open_study(base, "c"), "campaign", {"model": "cats"})
     with pytest.raises(CampaignError, match=r"study 'c' in the storage belongs to another campaign \(other model, nfe"):
         run(settings(SHARED | {"directory": str(tmp_path / "c"), "storage": url}), Progress(disable=True))
+
+
+def test_records_of_another_question_are_not_found_under_the_same_name(tmp_path):
+    def key(**changes):
+        return campaign(settings(SHARED | {"directory": str(tmp_path / "c")} | changes), Progress(disable=True)).key
+
+    assert key() == key(learner={"level": "times"}) != key(nfe=5)
+
+
+@pytest.mark.parametrize("away", ["_sign", "_holder", "_forget"])
+def test_a_database_that_is_away_is_waited_for_from_the_first_sign_of_life_to_the_last(base, monkeypatch, away):
+    tried, really = [], getattr(Board, away)
+
+    def once_away(self, *words):
+        tried.append(away)
+        if len(tried) == 1:
+            raise sqlalchemy.exc.OperationalError("select 1", {}, OSError("away"))
+        return really(self, *words)
+
+    monkeypatch.setattr(Board, away, once_away)
+    with Board(base.engine, "c", 60.0).at_work() as board, board.only("s") as first:
+        assert first is None
+        with Board(base.engine, "c", 60.0).at_work() as other, other.only("s") as second:
+            assert second is not None
+    assert len(tried) > 1
 
 
 def test_two_ranks_solve_every_shard_of_the_teacher_between_them(tmp_path):

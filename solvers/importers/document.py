@@ -38,9 +38,8 @@ class Betas(msgspec.Struct, frozen=True):
         if self.trained_betas is not None:
             betas = torch.tensor(self.trained_betas, dtype=torch.float64)
         else:
-            ends = torch.tensor([self.beta_start, self.beta_end], dtype=torch.float64)
             power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
-            first, last = (ends**power).tolist()
+            first, last = (max(beta, 0.0) ** power for beta in (self.beta_start, self.beta_end))
             betas = torch.linspace(first, last, count, dtype=torch.float64) ** (1 / power)
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise ScheduleError("The betas of a network's training lie between 0 and 1.")
