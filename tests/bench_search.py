@@ -71,7 +71,7 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
             known, _ = tune_known(ours, board)
         foresight = Foresight(ours, {nfe: known}, Answers(ours.key))
         proposals, trials, points = Proposals(ours, {nfe: known}, foresight), [], []
-        task = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS)
+        task, tested = progress.add_task(f"{model} {nfe} {name} {seed}", total=TRIALS), dict[int, float]()
         race = Race(ours.on("fit"), ours.objective, blocks=1)
         while len(trials) < TRIALS:
             proposed = proposals.generation(len(trials) // asked.budget.generation, trials)
@@ -85,7 +85,9 @@ def run(model: str, nfe: int, name: str, seed: int) -> None:
             spent = race.cost + overhead(ours, {nfe: known})
             points.append({"trials": len(trials), "logical": spent.logical, "physical": spent.physical, "fit": best.value})
             if len(trials) % EVERY == 0:
-                points[-1]["test"] = ours.scores([compile(ours.space.decode(best.params))], "test")[0]
+                if best.number not in tested:
+                    tested[best.number] = ours.scores([compile(ours.space.decode(best.params))], "test")[0]
+                points[-1]["test"] = tested[best.number]
     write_atomically(cell(model, nfe, name, seed), (json.dumps(points) + "\n").encode())
 
 

@@ -1,5 +1,10 @@
 """Teachers: exact ones are exact, wrapped ones agree with them, trajectories are kept and never wrong."""
 
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import safetensors.torch
 import torch
@@ -222,3 +227,21 @@ def test_an_eps_network_cannot_start_where_there_is_no_data_signal():
     p = process("flow")
     with pytest.raises(ScheduleError, match="alpha = 0"):
         sample(wrap(lambda x, t: x, p, "eps"), torch.zeros(1, 2), compile(preset("ddim", [1.0, 0.5], p)))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of another C library is left as it is")
+def test_memory_that_a_network_has_used_is_not_mapped_anew_at_every_operation():
+    program = """if True:
+        import resource, sys, torch
+        from teacher.place import keep_freed_memory
+        for keep in (lambda: None, keep_freed_memory):
+            keep()
+            for _ in range(20):
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                torch.ones(2**22)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    mapped, kept = map(int, done.stdout.split())
+    assert kept < mapped / 10
