@@ -238,7 +238,7 @@ def test_memory_that_a_network_has_used_is_not_mapped_anew_at_every_operation():
             keep()
             for _ in range(20):
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-                torch.ones(2**22)
+                torch.ones(2**24)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     """
     root = Path(__file__).parents[1]
