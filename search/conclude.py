@@ -19,6 +19,7 @@ from search.features import describer
 from search.follow import best_of, fits_from, followed, state_of, threads, told
 from search.foresight import overhead
 from search.learner import Learner
+from search.losses import DIVERGED
 from search.objective import Objective, objective, root_trimmed, share_of_worst
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored, count_read
@@ -138,7 +139,8 @@ def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pic
 
     def both(chosen: Objective) -> tuple[Interval, Interval, torch.Tensor]:
         alone, relative = (interval, ratio) if chosen.kind == "seeds" else (jackknife, jackknife_ratio)
-        ours, theirs = (chosen.measure(x, targets.images).double() for x in (pictures, baseline))
+        records = (chosen.measure(x, targets.images).double() for x in (pictures, baseline))
+        ours, theirs = (some.nan_to_num(DIVERGED, DIVERGED) for some in records)  # what is not finite cannot be written down
         return alone(ours, chosen.together), relative(ours, theirs, chosen.together), ours
 
     value, relative, squares = both(objective("rmse"))

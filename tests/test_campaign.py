@@ -8,15 +8,20 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
+import torch
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
 from search import baselines, result, storage
+from search.conclude import score_on_test
 from search.errors import CampaignError
 from search.evaluate import Evaluator
-from search.result import Known, beginning_alike, read
+from search.objective import objective
+from search.result import Known, Scored, beginning_alike, read
 from search.run import run
 from search.s3 import FORESEEN
 from search.settings import settings
@@ -208,6 +213,16 @@ def test_a_place_that_cannot_hold_a_campaign_or_its_storage_is_refused_in_a_sent
             small(directory)
     with pytest.raises(CampaignError, match="cannot be opened"):
         small(tmp_path / "c", storage=f"sqlite:///{tmp_path / 'file' / 'x.db'}")
+
+
+def test_a_sampler_that_diverges_on_a_test_seed_is_scored_so_that_it_can_be_read_again(tmp_path):
+    goal = targets(models.load("gaussian"), "test", 8, root=tmp_path)
+    ours = SimpleNamespace(settings=SimpleNamespace(perceptual=()), objective=objective("rmse"), teacher=None)
+    wild = goal.images.clone()
+    wild[3] = torch.nan
+    scored = score_on_test(ours, goal, "wild", 4, wild, goal.images + 0.1)
+    assert msgspec.json.decode(msgspec.json.encode(scored), type=Scored) == scored
+    assert scored.ratio.value > 1e6
 
 
 def test_a_damaged_record_is_named(tmp_path):
