@@ -5,6 +5,7 @@ Any number of workers may share both (search.board). A campaign over several NFE
 NFE alone, in a directory inside.
 """
 
+import functools
 import json
 import math
 import os
@@ -30,6 +31,8 @@ from teacher import cache, models, trajectories
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
+QUESTION = ["model", "nfe", "space", "sampler", "objective", "perceptual", "compare", "seeds", "budget", "tolerance", "seed"]
+
 
 @dataclass(frozen=True)
 class Campaign:
@@ -49,10 +52,19 @@ class Campaign:
         """The campaign's name, that of its directory."""
         return self.directory.resolve().name
 
+    @functools.cached_property
+    def question(self) -> dict[str, Any]:
+        """Everything that decides the answer: what a directory belongs to."""
+        settings = msgspec.to_builtins(self.settings)
+        ours = {name: settings[name] for name in QUESTION}
+        images = cache.key_of(self.teacher.facts(trajectories.seeds_of("fit", self.settings.seeds.fit)))
+        ours |= {"images": images, "warm": [start.id for start in self.warm]}
+        return json.loads(json.dumps(ours))  # as it will be read back
+
     @property
     def key(self) -> str:
         """What its records in a storage go by: another question under the same name finds none of them."""
-        return f"{self.name} {cache.key_of(question(self))[:16]}"
+        return f"{self.name} {cache.key_of(self.question)[:16]}"
 
     @property
     def budgets(self) -> list[int]:
@@ -155,22 +167,10 @@ def directory_of(settings: Settings) -> Path:
     return Path(settings.directory or f"campaigns/{settings.model.name.replace('/', '_').replace(':', '_')}-nfe{budgets}")
 
 
-QUESTION = ["model", "nfe", "space", "sampler", "objective", "perceptual", "compare", "seeds", "budget", "tolerance", "seed"]
-
-
-def question(campaign: Campaign) -> dict[str, Any]:
-    """Everything that decides the answer: what a directory belongs to."""
-    settings = msgspec.to_builtins(campaign.settings)
-    ours = {name: settings[name] for name in QUESTION}
-    images = cache.key_of(campaign.teacher.facts(trajectories.seeds_of("fit", campaign.settings.seeds.fit)))
-    ours |= {"images": images, "warm": [start.id for start in campaign.warm]}
-    return json.loads(json.dumps(ours))  # as it will be read back
-
-
 def claim(campaign: Campaign) -> None:
     """Make the directory this campaign's, or check that it is. Raises CampaignError naming what differs."""
     try:
-        _claim(campaign.directory, question(campaign))
+        _claim(campaign.directory, campaign.question)
     except OSError as error:
         raise CampaignError(f"{campaign.directory} cannot be a campaign's directory: {error.strerror}.") from None
 

@@ -58,9 +58,10 @@ class Choices:
             raise ScheduleError("A label is shifted by at most the whole gap to the node before or after: space.label lies in -1 to 1.")
         for strange in set(self.knobs) - set(self.given):
             raise ScheduleError(f"The model is not asked with a knob {strange!r}, so none can be searched: give it one in model.options.")
+        for relax in self.relax:
+            Step(to=0.0, relax=relax)  # proves itself
         for together in itertools.product(*words.values()):
-            for relax in self.relax:
-                Step(to=0.0, eta=self.eta[1], relax=relax, **dict(zip(words, together, strict=True)))  # proves itself
+            Step(to=0.0, eta=self.eta[1], **dict(zip(words, together, strict=True)))
 
     def at(self, i: int, steps: int) -> Table:
         """What step i of so many may choose; what is `single` is switched off. Names of the method's and the model's end in "_"."""

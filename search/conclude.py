@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from search import baselines, report, result, tracker
 from search.agreement import agreement
-from search.campaign import Campaign, card_of, cores, question
+from search.campaign import Campaign, card_of, cores
 from search.errors import CampaignError
 from search.features import describer
 from search.follow import best_of, fits_from, followed, state_of, threads, told
@@ -125,7 +125,7 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], besid
     """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
     blocks = campaign.on("fit").targets, campaign.on("select").targets
     schedules, others = ([start.schedule for start in some] for some in (starts, beside))
-    asked = question(campaign) | {"learner": learner, "from": schedules, "beside": others}
+    asked = campaign.question | {"learner": learner, "from": schedules, "beside": others}
     with threads(campaign.settings.workers or cores()):
         fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress)
         points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)

@@ -15,8 +15,9 @@ from rich.progress import Progress
 
 from search import result, storage, tracker
 from search.board import Board
-from search.campaign import Campaign, agree, campaign, claim, question
+from search.campaign import Campaign, agree, campaign, claim
 from search.conclude import conclude
+from search.learner import Learner
 from search.pareto import conclude_all
 from search.result import Front, Result
 from search.settings import Settings
@@ -33,7 +34,7 @@ def run(settings: Settings, progress: Progress) -> Result | Front | None:
     torch.set_num_threads(1)  # batches run side by side instead (search.evaluate)
     ours = campaign(settings, progress)
     claim(ours)
-    if kept := concluded(ours):
+    if kept := concluded(ours, ours.settings.learner):
         return kept
     with storage.opened(settings.storage or f"sqlite:///{ours.directory / 'study.sqlite'}") as base:
         return _joined(ours, base, started)
@@ -42,15 +43,15 @@ def run(settings: Settings, progress: Progress) -> Result | Front | None:
 def _joined(ours: Campaign, base: RDBStorage, started: float) -> Result | Front | None:
     settings, home = ours.settings, str(ours.directory.resolve())
     study = storage.open_study(base, ours.name, len(ours.budgets))
-    agree(question(ours), storage.note(study, "campaign", question(ours)), f"The study {ours.name!r} in the storage")
+    agree(ours.question, storage.note(study, "campaign", ours.question), f"The study {ours.name!r} in the storage")
     with Board(base.engine, ours.key, settings.grace).at_work() as board:
         tuned = {nfe: tune_known(ours.at(nfe), board) for nfe in ours.budgets}
         mirror = tracker.start(settings.tracker, ours.name, ours.directory, msgspec.to_builtins(settings))
         trials = explore(ours, board, study, {nfe: known for nfe, (known, _) in tuned.items()}, mirror)
         with board.only("conclusion") as other:
-            if kept := concluded(ours):
+            if kept := concluded(ours, ours.settings.learner):
                 return kept
-            elsewhere = not _recorded(ours) and storage.noted(study, "report", home) != home  # a campaign may have been moved
+            elsewhere = not concluded(ours, None) and storage.noted(study, "report", home) != home  # a campaign may have been moved
             if other or elsewhere:
                 ours.progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")
                 return None
@@ -64,13 +65,8 @@ def _joined(ours: Campaign, base: RDBStorage, started: float) -> Result | Front 
             return outcome
 
 
-def concluded(campaign: Campaign) -> Result | Front | None:
-    """What the campaign left when it was done, if it was, and was polished as is asked now."""
+def concluded(campaign: Campaign, learner: Learner | None) -> Result | Front | None:
+    """What the campaign left when it was done, if it was, and was polished as is asked now. No learner: as it is."""
     if len(campaign.budgets) > 1:
-        return result.concluded(campaign.directory / "front.json", campaign.settings.learner, Front)
-    return result.concluded(campaign.directory / "result.json", campaign.settings.learner)
-
-
-def _recorded(campaign: Campaign) -> bool:
-    """Whether the directory holds a record, polished or not."""
-    return any((campaign.directory / name).exists() for name in ("front.json", "result.json"))
+        return result.concluded(campaign.directory / "front.json", learner, Front)
+    return result.concluded(campaign.directory / "result.json", learner)

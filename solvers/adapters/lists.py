@@ -1,7 +1,6 @@
 """What is left of a schedule where only a list of numbers is understood: sigmas, or integer timesteps."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,9 +13,9 @@ from ..process import name_of
 
 def state_times(file: ScheduleFile) -> list[float]:
     """The time of every state that is evaluated. Raises ScheduleError where no noise alone is the first, or where a sigma is not enough."""
-    layout = file.tableau.layout
     if file.process.anchored:
         raise ScheduleError("This schedule starts from noise around a picture mu, which no list of sigmas says.")
+    layout = file.tableau.layout
     if layout is not None and layout.kind != Field.kind:
         raise ScheduleError(
             f"The states of this schedule are mixed by coefficients of kind {layout.kind!r}; no list of sigmas says their noise."
@@ -29,16 +28,12 @@ def sigmas_of(file: ScheduleFile) -> list[float]:
 
     The 0 says that the sample is done, also where the schedule leaves noise in it: programs rescale what ends elsewhere.
     """
-    return [*_sigmas(file, state_times(file)), 0.0]
+    return [*grid_of(file)[:-1], 0.0]
 
 
 def grid_of(file: ScheduleFile) -> list[float]:
     """The same for another sampler to go by: its last is where the schedule ends."""
-    return _sigmas(file, [*state_times(file), float(file.tableau.rows[-1].time)])
-
-
-def _sigmas(file: ScheduleFile, times: Sequence[float]) -> list[float]:
-    return [float(file.process.sigma_of(t)) for t in times]
+    return [float(file.process.sigma_of(t)) for t in (*state_times(file), float(file.tableau.rows[-1].time))]
 
 
 def plain(number: float) -> str:
