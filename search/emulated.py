@@ -63,7 +63,7 @@ class Surrogate:
         self._here = torch.arange(min(SEEDS, len(goal.seeds)))
         self._ways = paths(teacher, self._evaluator.on(self._here).targets, starts, progress=progress, root=root)
         self._starts = [compile(start) for start in starts]
-        knobs = {name for table in self._starts for evaluation in table.evals for name in evaluation.knobs}
+        knobs = frozenset[str]().union(*(table.knobs for table in self._starts))
         self._given = dict.fromkeys(knobs, 0.0) | dict(teacher.knobs)
         self._asked = dict[tuple[Any, ...], tuple[Tensor, Tensor]]()
         for table in self._starts:  # now, so that a fit which is taken up later finds the same bits

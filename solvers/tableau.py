@@ -164,6 +164,11 @@ class Tableau:
             return self.sigma
         return self.evals[0].sigma if self.evals else 1.0
 
+    @functools.cached_property
+    def knobs(self) -> frozenset[str]:
+        """The names of all knobs that an evaluation sets."""
+        return frozenset(name for evaluation in self.evals for name in evaluation.knobs)
+
     @property
     def nfe(self) -> int:
         """Denoiser evaluations per sample."""

@@ -47,9 +47,9 @@ def begun(file: ScheduleFile) -> Tableau:
     """The table as a pipeline runs it, from its first evaluation on. Raises ScheduleError where a pipeline cannot begin there."""
     if file.process.anchored:
         raise ScheduleError("This schedule starts from noise around a picture mu, which no pipeline passes to its scheduler.")
-    knobs = sorted({name for e in file.tableau.evals for name in e.knobs} - {"guidance"})
-    if knobs:
-        raise ScheduleError(f"A pipeline takes no {', '.join(knobs)} from its scheduler.")
+    strange = sorted(file.tableau.knobs - {"guidance"})
+    if strange:
+        raise ScheduleError(f"A pipeline takes no {', '.join(strange)} from its scheduler.")
     table = entered(file.tableau)
     if table is not file.tableau and name_of(file.process) == "flow":
         raise ScheduleError(

@@ -30,8 +30,7 @@ def _diffusers(file: ScheduleFile) -> str:
         begun(file)
     except ScheduleError as error:
         return f"cannot run: {error}"
-    guided = any("guidance" in e.knobs for e in file.tableau.evals)
-    return "everything" + ("; guidance per evaluation through the callback `scheduler.guide`" if guided else "")
+    return "everything" + ("; guidance per evaluation through the callback `scheduler.guide`" if file.tableau.knobs else "")
 
 
 def _k_diffusion(file: ScheduleFile) -> str:
@@ -39,11 +38,10 @@ def _k_diffusion(file: ScheduleFile) -> str:
         state_times(file)
     except ScheduleError as error:
         return f"cannot run: {error}"
-    knobs = sorted({name for e in file.tableau.evals for name in e.knobs} - {"guidance"})
-    if knobs:
-        return f"cannot run: no {', '.join(knobs)} there"
-    guided = any("guidance" in e.knobs for e in file.tableau.evals)
-    return "everything" + ("; guidance per evaluation needs set_guidance=" if guided else "")
+    strange = sorted(file.tableau.knobs - {"guidance"})
+    if strange:
+        return f"cannot run: no {', '.join(strange)} there"
+    return "everything" + ("; guidance per evaluation needs set_guidance=" if file.tableau.knobs else "")
 
 
 def _comfyui(file: ScheduleFile) -> str:
@@ -61,7 +59,7 @@ def lost_by_sigmas(file: ScheduleFile) -> list[str]:
     lost: list[str] = []
     if any(e.label != t for e, t in zip(file.tableau.evals, file.tableau.asked, strict=True)):
         lost.append("the labels")
-    if any(e.knobs for e in file.tableau.evals):
+    if file.tableau.knobs:
         lost.append("the knobs")
     return ["the coefficients", *lost] if not _is_first_order(file) else lost
 

@@ -41,7 +41,7 @@ def summary(file: ScheduleFile) -> str:
     words = _of_recipe(file)
     words += [f"{told} of {count} evaluations tell the network another time than the state's"] if told else []
     words += [f"noise is injected ({', '.join(table.noises)})"] if table.noises else ["no noise is injected"]
-    words += [f"knobs: {', '.join(sorted({name for e in table.evals for name in e.knobs}))}"] if any(e.knobs for e in table.evals) else []
+    words += [f"knobs: {', '.join(sorted(table.knobs))}"] if table.knobs else []
     end = float(table.rows[-1].time)
     words += ["it ends on clean data" if end == process.t_clean else f"it ends with noise of sigma {float(process.sigma(end)):.3g} left"]
     return "; ".join(words)
