@@ -6,6 +6,7 @@ g is the gradient of what is minimised over what it was at the start, so that `r
 running mean of theta is what is scored and kept. An iteration is a pass over all seeds, in an order of its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -72,9 +73,9 @@ def iterate(task: Task, theta: Tensor, memory: Memory, adam: Adam, start: float,
     start: the loss there; number: of the pass, which decides the order.
     """
     play = Play.of(memory, adam.adversary, start, task) if adam.adversary.weight else None
-    ours = Mover.read(memory, "sampler", theta)
+    ours, shares = Mover.read(memory, "sampler", theta), trimmed(task, theta)
     for k in torch.randperm(len(task.parts), generator=torch.Generator().manual_seed(number)).tolist():
-        slope = gradient(task, k, ours.at, adam.memory, play) / start
+        slope = gradient(task, k, ours.at, adam.memory, play, shares[k]) / start
         ours = ours.step(slope * min(1.0, adam.clip / max(float(slope.norm()), 1e-30)), adam.rate)
         theta = adam.average * theta + (1 - adam.average) * ours.at
     try:
@@ -111,19 +112,26 @@ def carried(memory: Memory) -> Memory:
     return {name: values for name, values in memory.items() if name.startswith("opponent ")}
 
 
-def gradient(task: Task, k: int, theta: Tensor, memory: str = "full", play: Play | None = None) -> Tensor:
-    """Of the loss of batch k, the shrinkage and the term of an opponent, [P]."""
+def trimmed(task: Task, theta: Tensor) -> Sequence[Tensor | float]:
+    """What each seed counts in a pass that begins at theta, batch by batch: what is trimmed is the worst of all, not of a batch."""
+    if task.loss.name != "trimmed":
+        return [1.0] * len(task.parts)
+    return task.loss.shares(task.costs(task.form.table(theta))).split([len(part.noise) for part in task.parts])
+
+
+def gradient(task: Task, k: int, theta: Tensor, memory: str = "full", play: Play | None = None, shares: Tensor | float = 1.0) -> Tensor:
+    """Of the loss of batch k, the shrinkage and the term of an opponent, [P]. shares [B]: what each of its seeds counts."""
     theta = theta.detach().requires_grad_()
     table, part, loss = task.form(theta), task.parts[k], task.loss
     if memory == "greedy":
         assert isinstance(part, TrajectoryBatch)  # a learner proves it
         slope = torch.zeros_like(theta)
         for residual in part.greedy(table, loss.view):
-            slope += _slope(loss.joined(loss.costs(residual)), theta) / (len(table.evals) + 1)
+            slope += _slope(loss.costs(residual).mean(), theta) / (len(table.evals) + 1)
             del residual  # with its graph, before the next evaluation
     else:
         met, end = part.traced(table, memory)
-        whole = loss.joined(loss.costs(part.residue(met, end, loss.view)))
+        whole = (loss.costs(part.residue(met, end, loss.view)) * shares).mean()
         slope = _slope(whole + play.term(end, part.wanted) if play else whole, theta)
     return (slope + 2 * task.shrink * theta.detach()).nan_to_num(0.0, 0.0, 0.0)
 

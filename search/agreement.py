@@ -6,6 +6,7 @@ same pictures. 1 is the same order, 0 none.
 
 from collections.abc import Sequence
 
+import numpy as np
 from optuna.trial import FrozenTrial
 
 from search.campaign import Campaign
@@ -20,7 +21,8 @@ def agreement(campaign: Campaign, trials: Sequence[FrozenTrial]) -> Agreement | 
     settings = campaign.settings
     names = [name for name in settings.compare if campaign.teacher.makes_pictures or not looks(name)]
     done = sorted((trial for trial in trials if trial.value is not None), key=lambda trial: trial.value or 0.0)
-    chosen = done[:: max(1, len(done) // (2 * settings.budget.finalists))][: 2 * settings.budget.finalists]
+    places = np.linspace(0, len(done) - 1, min(2 * settings.budget.finalists, len(done))).round().astype(int)
+    chosen = [done[place] for place in places]
     if len(names) < 2 or len(chosen) < 3:
         return None
     evaluator, tables = campaign.on("select"), [compile(campaign.space.decode(trial.params)) for trial in chosen]

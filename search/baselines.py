@@ -23,6 +23,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "ipndm": ({}, {"order": 2}, {"order": 3}),
 }
 """Options of presets that people choose between; a preset that is not named has its defaults only."""
+MORE = 8  # times that finer grids are made finer still, until there are enough
 
 
 def grids(process: Process, start: float, end: float, count: int) -> Iterator[tuple[str, dict[str, float]]]:
@@ -47,7 +48,8 @@ def candidates(teacher: Teacher, nfe: int, count: int) -> list[Known]:
     solvers = [s for s in solvers if possible(s, teacher)]  # some spend the budget only without their first answer
     each = -(-count // max(1, len(solvers)))
     found = grids(teacher.process, teacher.start, teacher.end, max(6, each + 2))
-    return [msgspec.structs.replace(s, grid=grid, grid_options=g) for grid, g in found for s in solvers]
+    made = [msgspec.structs.replace(s, grid=grid, grid_options=g) for grid, g in found for s in solvers]
+    return [s for s in made if possible(s, teacher)]  # coefficients are too large for some on steep grids
 
 
 def guessed(teacher: Teacher, scored: Sequence[Known], kinds: int) -> list[Known]:
@@ -59,11 +61,11 @@ def guessed(teacher: Teacher, scored: Sequence[Known], kinds: int) -> list[Known
 
 
 def finer(teacher: Teacher, scored: Sequence[Known], kinds: int, count: int) -> list[Known]:
-    """At least `count` more, unscored: the best `kinds` of solvers with their options, on many grids."""
+    """At least `count` more, unscored, if there are so many: the best `kinds` of solvers with their options, on many grids."""
     best = _first_of_each(scored, how)[:kinds]
     seen = [(how(item), item.grid, item.grid_options) for item in scored]
-    each = max(6, -(-count // max(1, len(best))))
-    while True:
+    least, new = max(6, -(-count // max(1, len(best)))), list[Known]()
+    for each in range(least, least + 2 * MORE, 2):
         found = list(grids(teacher.process, teacher.start, teacher.end, each))
         new = [
             msgspec.structs.replace(b, grid=grid, grid_options=g, fit=None, select=None)
@@ -71,9 +73,10 @@ def finer(teacher: Teacher, scored: Sequence[Known], kinds: int, count: int) -> 
             for grid, g in found
             if (how(b), grid, g) not in seen
         ]
-        if len(new) >= count or not best:
-            return new
-        each += 2
+        new = [item for item in new if possible(item, teacher)]
+        if len(new) >= count:
+            break
+    return new
 
 
 def how(known: Known) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,11 @@ class Campaign:
     progress: Progress
     evaluators: dict[str, Evaluator] = field(default_factory=dict[str, Evaluator])
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
-        """The campaign's name, that of its directory."""
-        return self.directory.resolve().name
+        """The campaign's name, that of its directory when it was begun."""
+        path = self.directory / "campaign.json"
+        return json.loads(path.read_bytes()).get("name", self.directory.resolve().name) if path.exists() else self.directory.resolve().name
 
     @functools.cached_property
     def question(self) -> dict[str, Any]:
@@ -125,11 +126,14 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     """Load what the settings name. Raises the rooms' one-sentence errors for bad input, before anything is written."""
     teacher = models.ready(settings.model.name, settings.model.options, settings.device, settings.chunk)
     words: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.space.items()}
+    strange = sorted(words.keys() - {field.name for field in fields(Space)})
+    if strange:
+        raise CampaignError(f"The space does not take {', '.join(strange)}.")
     try:
         given = dict(teacher.knobs)
         spaces = {nfe: Space(teacher.process, teacher.start, teacher.end, nfe, **words, given=given) for nfe in settings.nfe}
-    except TypeError:
-        raise CampaignError(f"The space does not take all of {', '.join(words)}.") from None
+    except (TypeError, AttributeError) as error:
+        raise CampaignError(f"A value of the space is not of the kind that its word takes: {error}.") from None
     if settings.perceptual not in ((), ("lpips-alex",), ("lpips-vgg",)):
         raise CampaignError("perceptual is [lpips-alex], [lpips-vgg] or []; compare=[...] takes more and others.")
     for name in (*settings.perceptual, *settings.compare):
@@ -147,6 +151,8 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
             raise CampaignError("Steps that inject noise (space.eta) cannot be learned; leave the learner out.")
         if not all(any(settings.learner.suits(space.decode({"answer0": a})) for a in space.answer) for space in spaces.values()):
             raise CampaignError(f"Schedules of this space cannot be learned at level {settings.learner.level!r}; choose another learner.")
+    if aim.kind != "seeds" and min(settings.seeds.fit, settings.seeds.select, settings.seeds.test) < 2:
+        raise CampaignError(f"{aim.name!r} compares sets, and a block of one seed is none: give every block two or more.")
     if some.eta[1] and aim.kind == "seeds":
         raise CampaignError(
             f"Steps that inject noise (space.eta) leave the teacher's trajectories, so {aim.name!r} cannot judge them: "
@@ -187,7 +193,8 @@ def _claim(directory: Path, ours: Mapping[str, Any]) -> None:
     elif any(not name.startswith(".fewstep-") for name in there):  # such a file is another worker's claim being written
         raise CampaignError(f"{directory} is not empty and holds no campaign; choose another directory=....")
     else:
-        write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+        told = {"name": directory.resolve().name} | dict(ours)  # the name stays when the directory gets another
+        write_atomically(path, (json.dumps(told, indent=1) + "\n").encode())
 
 
 def agree(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> None:

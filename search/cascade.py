@@ -64,10 +64,11 @@ def _polynomial(x: Sequence[float], y: Sequence[float] | Tensor, powers: int) ->
 
 def setting_of(file: ScheduleFile, path: str) -> tuple[Setting, list[float]]:
     """What a file was fitted at, and its ratios. Raises CampaignError if it has none."""
-    if file.recipe is None or not any("ratio" in step.numbers for step in file.recipe.steps):
+    if file.recipe is None or not any("ratio" in step.numbers for step in file.recipe.steps[FIRST:]):
         raise CampaignError(f"{path} holds no compensation ratios; make it with `python train.py learner=compensation`.")
     guidance = file.fitted_for.guidance if file.fitted_for else None
-    return Setting(file.executable.nfe, 1.0 if guidance is None else guidance), [s.numbers["ratio"] for s in file.recipe.steps[FIRST:]]
+    ratios = [step.numbers.get("ratio", 1.0) for step in file.recipe.steps[FIRST:]]
+    return Setting(file.executable.nfe, 1.0 if guidance is None else guidance), ratios
 
 
 def cascade(paths: Sequence[str], setting: Setting, out: Path) -> ScheduleFile:
@@ -80,9 +81,10 @@ def cascade(paths: Sequence[str], setting: Setting, out: Path) -> ScheduleFile:
     near = min(files, key=lambda file: (abs(file.executable.nfe - setting.nfe), abs(setting_of(file, "")[0].guidance - setting.guidance)))
     assert near.recipe is not None  # or it would have been refused
     recipe = for_nfe(near.recipe, setting.nfe)
-    ratios = predicted(regression(known), setting, len(recipe.steps) - FIRST)
-    numbers = [*({} for _ in range(FIRST)), *({"ratio": ratio} for ratio in ratios)]
-    steps = tuple(msgspec.structs.replace(step, numbers=own) for step, own in zip(recipe.steps, numbers, strict=True))
+    later = recipe.steps[FIRST:]
+    ratios = predicted(regression(known), setting, len(later))
+    first = (msgspec.structs.replace(step, numbers={}) for step in recipe.steps[:FIRST])
+    steps = (*first, *(msgspec.structs.replace(step, numbers={"ratio": ratio}) for step, ratio in zip(later, ratios, strict=True)))
     recipe = msgspec.structs.replace(recipe, steps=steps)
     facts = near.fitted_for and msgspec.structs.replace(near.fitted_for, guidance=setting.guidance)
     note = f"ratios by regression over {len(files)} files, not measured"

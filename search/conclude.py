@@ -41,7 +41,7 @@ def conclude(
     curves: Sequence[Known],
     trials: Sequence[FrozenTrial],
     mirror: tracker.Mirror,
-    started: float,
+    begun: float,
 ) -> Result:
     """Choose on `select`, report on `test`, write the files. curves: known solvers at this and other budgets, to draw."""
     settings, teacher = campaign.settings, campaign.teacher
@@ -94,7 +94,7 @@ def conclude(
         calls_per_evaluation=teacher.calls,
         search_cost=cost_of(trials) + overhead(campaign, {campaign.nfe: known}),
         known_cost=known_cost,
-        seconds=time.monotonic() - started,
+        seconds=time.time() - begun,
         test_reads=reads,
         ranks=tuple(ranked(trials, campaign.space.distributions(), describer(campaign.space))),
         learner=settings.learner,

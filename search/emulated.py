@@ -11,6 +11,7 @@ has, times the directions in which its parameters move the states.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from search.gaps import lambda_at, levels
 from search.learner import Learner
 from search.losses import SQUARES, Loss, View
 from search.objective import squared
+from search.parametrise import Parametrisation
 from search.paths import SEEDS, affordable, paths
 from search.residuals import Batch, Numbers
 from search.task import Memory, Moved, Task
-from solvers import At, SolverSchedule, Tableau, compile
+from solvers import At, ScheduleError, SolverSchedule, Tableau, compile
 from teacher import cache
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
@@ -133,7 +135,7 @@ def _batch(part: Part, teacher: Teacher, given: Mapping[str, float]) -> Batch:
 def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, surrogate: Surrogate) -> Moved | None:
     """One iteration; None where the emulator, told again and again, finds nothing better. damping: where Marquardt's factor starts."""
     (damping,) = memory.get("damping", (damping,))
-    tried = [*torch.tensor(memory.get("tried", ()), dtype=torch.float64).reshape(-1, len(theta))] or [*_around(theta), theta]
+    tried = [*torch.tensor(memory.get("tried", ()), dtype=torch.float64).reshape(-1, len(theta))] or [*_around(theta, task.form), theta]
     tables = [task.form.table(each) for each in tried]
     now = task.loss.together(surrogate.costs(task.form.table(theta), task.loss)) + task.shrinkage(theta)
     for _ in range(ATTEMPTS):
@@ -152,9 +154,15 @@ def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, surrogate
     return None
 
 
-def _around(theta: Tensor) -> list[Tensor]:
-    """A few parameters near by: of what no known table has moved, labels mostly, an emulator knows no derivative."""
-    return [*(theta + NEARBY * torch.randn(PROBES, len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64))]
+def _around(theta: Tensor, form: Parametrisation) -> list[Tensor]:
+    """A few parameters near by that have a table: of what no known one has moved, labels mostly, an emulator knows no derivative."""
+    near = theta + NEARBY * torch.randn(PROBES, len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = list[Tensor]()
+    for each in near:
+        with suppress(ScheduleError):  # there two times have met
+            form.table(each)
+            found.append(each)
+    return found
 
 
 def _fitted(there: Task, theta: Tensor, damping: float) -> Moved | None:

@@ -51,6 +51,6 @@ class Encoding:
         (low, high, log), d = self._ends(name), self._number(name)
         value = low + min(max(u, 0.0), 1.0) * (high - low)
         value = np.exp(value) if log else value
-        if isinstance(d, IntDistribution):
-            return int(min(max(round((value - d.low) / d.step) * d.step + d.low, d.low), d.high))
-        return float(min(max(value, d.low), d.high))
+        value = d.low + round((value - d.low) / d.step) * d.step if d.step else value
+        value = min(max(value, d.low), d.high)
+        return int(value) if isinstance(d, IntDistribution) else float(value)

@@ -18,7 +18,7 @@ from torch import Tensor
 from search import adam, emulated, marquardt
 from search.emulated import Surrogate
 from search.learner import Learner
-from search.losses import Loss
+from search.losses import DIVERGED, Loss
 from search.parametrise import Parametrisation
 from search.relaxed import relaxed
 from search.residuals import Batch, batches
@@ -41,7 +41,6 @@ class Point(msgspec.Struct, frozen=True):
     """A fit between two iterations. `theta` belongs to `stage`; best_... is what did best on `select` so far."""
 
     theta: tuple[float, ...]
-    loss: float
     delta: float
     start: float
     best: float
@@ -60,7 +59,7 @@ class Fit:
     """One schedule, one learner, two blocks of seeds.
 
     surrogate   of the network on `fit_on`, shared by the fits that are compared
-    beside      another of those, whose batches of `fit_on` serve this one too
+    beside      another of those, whose batches serve this one too
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class Fit:
         self.stages = learner.stages("" if surrogate else "emulated")
         seen = trajectory_batches if learner.objective == "trajectory" else batches
         self.fit_on = beside.fit_on if beside else seen(teacher, fit_on, learner.batch)
-        self.select_on = batches(teacher, select_on, learner.batch)
+        self.select_on = beside.select_on if beside else batches(teacher, select_on, learner.batch)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a fit lives as long as its process)
     def form(self, stage: int) -> Parametrisation:
@@ -87,12 +86,14 @@ class Fit:
     def begin(self, delta: float | None = None) -> Point:
         """The start: the schedule itself. delta: huber's, by default twice the median here; fits that are compared share it."""
         table, loss = compile(self.schedule), Loss(self.learner.objective)
-        delta = delta or 2 * float(self.costs(self.fit_on, table, loss).median().sqrt())
+        costs = self.costs(self.fit_on, table, loss)
+        delta = delta or 2 * float(costs.nan_to_num(DIVERGED).median().sqrt())
         loss = Loss(self.learner.objective, delta)
-        value, select = loss.together(self.costs(self.fit_on, table, loss)), self.selected(table, loss)
+        costs = loss.costs(costs.sqrt()[:, None]) if loss.name == "huber" else costs
+        value, select = loss.together(costs), self.selected(table, loss)
         theta = tuple(self.form(0).zeros().tolist())
         entry = Entry(0, loss.shown(value), loss.shown(select))
-        return Point(theta, value, delta, value, select, theta, 0, (entry,), select)
+        return Point(theta, delta, value, select, theta, 0, (entry,), select)
 
     def costs(self, parts: Sequence[Batch], table: Tableau, loss: Loss) -> Tensor:
         """The cost of every seed, [seeds]."""
@@ -146,7 +147,6 @@ class Fit:
         point = msgspec.structs.replace(
             point,
             theta=tuple(moved.theta.tolist()),
-            loss=moved.loss,
             memory=moved.memory,
             iteration=point.iteration + 1,
             since=0 if better else point.since + 1,

@@ -12,7 +12,6 @@ from search.emulated import surrogate
 from search.errors import CampaignError
 from search.fit import Fit, Point
 from search.learner import Learner
-from search.parametrise import Parametrisation
 from solvers import SolverSchedule
 from solvers.atomic import write_atomically
 from teacher.denoiser import Teacher
@@ -35,8 +34,6 @@ def fits_from(
     progress: Progress,
 ) -> list[Fit]:
     """A fit from each start, on blocks (fit, select). Their emulator, if they have one, begins with the answers to those beside, too."""
-    for schedule in starts:
-        Parametrisation(schedule, learner.level, learner.consistency)  # what cannot be learned is refused before the network is asked
     shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
     found = list[Fit]()
     for schedule in starts:
@@ -56,7 +53,8 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress)
             theirs, points = msgspec.json.decode(state.read_bytes(), type=tuple[str, list[Point]])
         except msgspec.MsgspecError:
             raise CampaignError(f"{state} is damaged; remove it to begin anew.") from None
-        points = points if theirs == question else []
+        if theirs != question:
+            raise CampaignError(f"{state} is where a fit of other settings stands; finish that, or remove the file.")
 
     def follow(k: int, first: int, last: int) -> None:
         """Fit k through its stages from `first` to before `last`."""

@@ -107,7 +107,7 @@ def _facts(front: Front) -> dict[str, str]:
         "known solvers": ", ".join(f"{part.known:,} at {part.nfe}" for part in front.parts),
         **{f"cost, {who}": f"{c.logical:,} evaluations of one sample, {c.physical:,} run" for who, c in cost.items()},
         **({"learning": f"finalists polished at level {front.learner.level}"} if front.learner else {}),
-        "time": duration(front.seconds),
+        "time": f"{duration(front.seconds)} since it was begun",
         "machine": front.machine,
         "test seeds read": "once for every NFE"
         if reads == 1

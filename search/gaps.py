@@ -4,7 +4,8 @@ Times by stick breaking in lambda: with r_i in (0, 1),
     lambda_i = lambda_{i-1} + r_i (lambda_N - lambda_{i-1}),    so any values decode to decreasing times.
 Among the points of a grid every time goes to the nearest one that is left, and leaves enough for those that follow.
 Labels by bounded shifts: the label of an evaluation lies |shift| of the gap towards the next (+) or the last (-) node.
-Where an end of the process is infinite in lambda, +-8 stands for it.
+Where an end of the process is infinite in lambda, +-8 stands for it. For a clean end that lies apart from the last noise, as that of a
+trained table does, that noise stands, and the last time may be there: r_{N-1} counts REACH times, up to 1.
 """
 
 import functools
@@ -21,12 +22,19 @@ from solvers import Process, ScheduleError, named_grid
 
 LIMIT = 8.0
 TINY = 1e-30
-CLOSEST = 1e-6  # of the way, that is left between two times and before the end
+CLOSEST, APART = 1e-6, 1e-2  # of the way, that is left between two times and before the end; where that is jumped to
+REACH = 1.1
 
 
 def levels(process: Process, times: Tensor) -> Tensor:
     """Lambda of each, finite; a time past the noise has none, and stands for the noise."""
-    return process.lambda_of(times).clamp(-LIMIT, LIMIT).nan_to_num(-LIMIT)
+    most = float(process.lambda_of(0.0)) if process.t_clean < 0 else LIMIT
+    return process.lambda_of(times).clamp(-LIMIT, most).nan_to_num(-LIMIT)
+
+
+def time_at(process: Process, level: Tensor | float) -> Tensor:
+    """The noisy time of a level; the last one for levels beyond it."""
+    return process.time_of(level).clamp(0.0, process.t_max)
 
 
 def lambda_at(alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -52,6 +60,11 @@ class Gaps:
         except KeyError as error:
             raise ScheduleError(f"Times are chosen among the points of a grid with its steps; {error} is missing.") from None
 
+    @property
+    def jumps(self) -> bool:
+        """Whether the end lies apart from the last noise."""
+        return self.end < 0
+
     def lambdas(self, times: Sequence[float]) -> list[float]:
         """Lambda of each, finite."""
         return levels(self.process, torch.tensor(times, dtype=torch.float64)).tolist()
@@ -68,25 +81,27 @@ class Gaps:
                 here = lambdas[first - 1]
                 found.append(self.places[first - 1])
         else:
-            least = CLOSEST * (last - here)
+            least = (APART if self.jumps else CLOSEST) * (last - here)
             for left, fraction in zip(range(len(fractions), 0, -1), fractions, strict=True):
-                here = min(here + fraction * (last - here), last - left * least)
+                reach, most = (REACH, last) if left == 1 and self.jumps else (1.0, last - left * least)
+                here = min(here + reach * fraction * (last - here), most)
                 found.append(here)
-            found = self.process.time_of(torch.tensor(found, dtype=torch.float64)).tolist()
+            found = time_at(self.process, torch.tensor(found, dtype=torch.float64)).tolist()
         return [self.start, *found, self.end]
 
     def fractions(self, times: Sequence[float]) -> list[float]:
         """The r_1 ... r_{N-1} of times."""
         lambdas = self.lambdas(times)
-        return [(here - before) / (lambdas[-1] - before) for before, here in itertools.pairwise(lambdas[:-1])]
+        found = [(here - before) / max(lambdas[-1] - before, TINY) for before, here in itertools.pairwise(lambdas[:-1])]
+        return [*found[:-1], *(last / REACH for last in found[-1:])] if self.jumps and not self.among else found
 
     def label(self, shift: float, near: Sequence[float]) -> float | None:
         """The label of a shift, given lambda of the node before, of the node and of the next; none where nothing is shifted."""
         before, here, after = near
-        return float(self.process.time_of(here + shift * (after - here if shift > 0 else here - before))) if shift else None
+        return float(time_at(self.process, here + shift * (after - here if shift > 0 else here - before))) if shift else None
 
     def shift(self, label: float | None, near: Sequence[float]) -> float:
         """The inverse of `label`."""
         before, here, after = near
         distance = 0.0 if label is None else self.lambdas([label])[0] - here
-        return distance / (after - here if distance > 0 else here - before)
+        return distance / max(after - here if distance > 0 else here - before, TINY)

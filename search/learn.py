@@ -33,7 +33,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schedule   files to start from; none: the best known solvers at `nfe`, of which `known` are tuned in `directory`
     model      by default the one that the first file was fitted for
     nfe        by default that of the first file; a file of another number is interpolated
-    out        by default beside the first file, or in the directory
+    out        by default beside the first file, or in the directory; nothing that is there is written over
     insist     use files that were fitted for another model
     """
 
@@ -57,13 +57,26 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (self.schedule,) if isinstance(self.schedule, str) else self.schedule
 
     @property
+    def stem(self) -> str:
+        """The name of what it starts from."""
+        return Path(self.files[0]).name.removesuffix(".schedule.json") if self.files else Path(self.tuning.directory).name
+
+    @property
+    def path(self) -> Path:
+        """Where the file is written."""
+        home = Path(self.files[0]).parent if self.files else Path(self.tuning.directory)
+        budget = f"-nfe{self.nfe}" if self.files and self.nfe else ""
+        return Path(self.out or home / f"{self.stem}-{self.learner.level.replace('+', '-')}{budget}.schedule.json")
+
+    @property
     def tuning(self) -> Settings:
         """The campaign that tunes known solvers."""
         if not self.model.name or self.nfe is None:
             raise CampaignError(
                 "Say what to start from: schedule=FILE or schedule=FILE,FILE, or a model=... and nfe=... to tune known solvers."
             )
-        own = Settings(self.model, (self.nfe,), seeds=self.seeds, budget=Budget(known=self.known), perceptual=(), tolerance=self.tolerance)
+        budget = Budget(trials=min(Budget().trials, self.known), known=self.known)  # never fewer known solvers than trials
+        own = Settings(self.model, (self.nfe,), seeds=self.seeds, budget=budget, perceptual=(), tolerance=self.tolerance)
         own = msgspec.structs.replace(own, workers=self.workers, device=self.device, chunk=self.chunk)
         return msgspec.structs.replace(own, directory=self.directory or f"{directory_of(own)}-known")
 
@@ -81,14 +94,15 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
 
     After every iteration OUT.learning.json is written, with which a run that was killed goes on to the same numbers.
     """
+    path = asked.path
     model = asked.model if asked.model.name or not asked.files else starts.fitted_for(asked.files, asked.model.options)
-    home = Path(asked.files[0]).parent if asked.files else Path(asked.tuning.directory)
     torch.set_num_threads(1)  # batches run side by side instead, but for the fits, which follow one another
     calls = callers(asked.workers, asked.device)
     teacher = models.ready(model.name, model.options, asked.device, asked.chunk)
     asked.learner.require(teacher, asked.seeds.fit)
+    check_free(path)
     if asked.files:
-        found, beside = starts.of_files(asked.files, teacher, asked.nfe, asked.insist), list[starts.Start]()
+        found, beside = starts.of_files(asked.files, teacher, asked.nfe, asked.insist, asked.learner), list[starts.Start]()
     else:
         known = starts.of_known(*starts.tuned(asked.tuning, progress), asked.learner)
         found, beside = known[: starts.COUNT], known[starts.COUNT :]
@@ -97,11 +111,6 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     fit_on, select_on, test_on = (
         targets(teacher, block, asked.seeds, asked.tolerance, progress, calls) for block in ("fit", "select", "test")
     )
-    stem = Path(asked.files[0]).name.removesuffix(".schedule.json") if asked.files else home.name
-    budget = f"-nfe{asked.nfe}" if asked.files and asked.nfe else ""
-    path = Path(asked.out or home / f"{stem}-{asked.learner.level.replace('+', '-')}{budget}.schedule.json")
-    if path.is_dir():
-        raise CampaignError(f"{path} is a folder; name a file to write.")
     schedules = [start.schedule for start in found]
     others = [start.schedule for start in beside]
     question = {
@@ -133,8 +142,18 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     save(fits[chosen].table(point), path, recipe=recipe, process=process, fitted_for=card, scores=scores, provenance=provenance)
     state_of(path).unlink(missing_ok=True)
 
-    title = f"{stem}: learner {asked.learner.level}"
+    title = f"{asked.stem}: learner {asked.learner.level}"
     return compared([start.name for start in found], points, errors, first, chosen, title), path
+
+
+def check_free(path: Path) -> None:
+    """Raise CampaignError unless a file can be written there that takes nothing's place."""
+    if path.exists():
+        raise CampaignError(f"{path} is there already; choose another out=..., or remove it to learn anew.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CampaignError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def compared(names: Sequence[str], points: Sequence[Point], errors: Tensor, first: int, chosen: int, title: str) -> Table:

@@ -58,6 +58,11 @@ class Loss:
         """The mean of the costs, of the trimmed ones if that is asked."""
         return costs.sort().values[: self._kept(len(costs))].mean()
 
+    def shares(self, costs: Tensor) -> Tensor:
+        """What each seed counts in the mean, [seeds]: 1, but nothing where it is trimmed, which those that are left make up for."""
+        kept = self._kept(len(costs))
+        return (costs <= costs.sort().values[kept - 1]) * (len(costs) / kept) if self.name == "trimmed" else torch.ones_like(costs)
+
     def together(self, costs: Tensor) -> float:
         """The loss of all seeds; huge where it diverges."""
         value = float(self.joined(costs))
@@ -67,10 +72,8 @@ class Loss:
         """Of each number, to be broadcast with residual [B, numbers]; these seeds are costs[start : start + B]."""
         if self.name == "l1":
             return 0.5 / residual.abs().clamp_min(1e-4)
-        mine = costs[start : start + len(residual)]
         if self.name == "trimmed":
-            last = costs.sort().values[self._kept(len(costs)) - 1]
-            return (mine <= last).to(residual)[:, None] * len(costs) / self._kept(len(costs))
+            return self.shares(costs)[start : start + len(residual), None].to(residual)
         if self.name == "huber":
             return (self.delta / residual.double().square().mean(1).sqrt()).clamp_max(1).to(residual)[:, None]
         return torch.ones_like(residual[:, :1])

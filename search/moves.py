@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import torch
 
-from search.gaps import levels
+from search.gaps import levels, time_at
 from solvers import Process, SolverSchedule, Step
 
 Steps = tuple[Step, ...]
@@ -47,7 +47,8 @@ def fitted(schedule: SolverSchedule, nfe: int) -> SolverSchedule:
 def neighbours(schedule: SolverSchedule, nfe: int) -> Iterator[SolverSchedule]:
     """The schedule at another budget, once for every place where the first step may be inserted or deleted."""
     more = evaluations(schedule) < nfe
-    for i in range(0 if more else 1, len(schedule.steps)):
+    levels = _levels(schedule)
+    for i in (i for i in range(0 if more else 1, len(schedule.steps)) if not more or levels[i] < levels[i + 1]):
         yield fitted(inserted(schedule, i) if more else deleted(schedule, i), nfe)
 
 
@@ -60,7 +61,11 @@ def transplanted(schedule: SolverSchedule, process: Process, start: float, end: 
     first = max((i for i, level in enumerate(begins) if level <= low), default=0)
     kept = [
         (low, schedule.steps[first]),
-        *((b, s) for b, s in list(zip(begins, schedule.steps, strict=True))[first + 1 :] if low < b < high),
+        *(
+            (b, s)
+            for b, s in list(zip(begins, schedule.steps, strict=True))[first + 1 :]
+            if low < b and (b < high or (b == high and end < 0))
+        ),
     ]
     times = [*(_time(process, level) for level, _ in kept[1:]), end]
 
@@ -81,4 +86,4 @@ def _levels(schedule: SolverSchedule) -> list[float]:
 
 
 def _time(process: Process, level: float) -> float:
-    return float(process.time_of(level))
+    return float(time_at(process, level))

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from search.errors import CampaignError
-from search.gaps import levels
+from search.gaps import levels, time_at
 from solvers import METHODS, ScheduleError, SolverSchedule, Step, Tableau, compile
 from solvers.tableau import START, Coefficient, Row
 
@@ -64,7 +64,7 @@ class Parametrisation:
 
     def __post_init__(self) -> None:
         check_words(self.level, self.consistency)
-        if any(step.eta for step in self.schedule.steps):
+        if compile(self.schedule).noises:
             raise ScheduleError("A schedule that injects noise cannot be learned towards a deterministic teacher.")
         if self.level == "compensation":
             methods = {step.method for step in self.schedule.steps} - {"multistep", "dc-solver"}
@@ -116,7 +116,8 @@ class Parametrisation:
             for j in range(r if self.consistency == "relaxed" else r - 1):
                 has = abs(float(table.B[index, j] - keep * table.B[source, j])) > 1e-12
                 (own if has else other).append((r, j))
-        states = [(r, -1) for r in range(1 if forms[0][0] == 0 else 0, len(forms))] if self.consistency == "relaxed" else []
+        kept = len(forms) - (self.schedule.times[-1] == self.schedule.process.t_clean)  # a clean end keeps nothing of its state
+        states = [(r, -1) for r in range(1 if forms[0][0] == 0 else 0, kept)] if self.consistency == "relaxed" else []
         return (*own, *states, *(other if self.level == "rows" else ()))
 
     @functools.cached_property
@@ -146,6 +147,7 @@ class Parametrisation:
     def _curve(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         process, inner = self.schedule.process, self.inner
         own = levels(process, torch.tensor(self.schedule.times, dtype=torch.float64))
+        own[-1] += self.schedule.times[-1] < 0  # it lies apart from the last noise, which times may reach
         fractions = (own[1:-1] - own[:-2]) / (own[-1] - own[:-2])
         lambdas = [own[0]]
         for i in range(inner):
@@ -159,7 +161,7 @@ class Parametrisation:
             label = self.schedule.steps[i].label
             shift = torch.zeros((), dtype=torch.float64) if label is None else process.lambda_of(label) - own[i]
             told.append(lambdas[i] + shift + torch.tanh(phi[i - 1]) / 2 * gap)
-        return process.time_of(torch.stack(lambdas)), process.time_of(torch.stack(told))
+        return time_at(process, torch.stack(lambdas)), time_at(process, torch.stack(told))
 
     def __call__(self, theta: Tensor) -> Tableau:
         """The table at theta."""

@@ -46,7 +46,7 @@ def conclude_all(
     tuned: Mapping[int, tuple[Sequence[Known], Cost]],
     trials: Sequence[FrozenTrial],
     mirror: tracker.Mirror,
-    started: float,
+    begun: float,
 ) -> Front:
     """Conclude every NFE that is not concluded yet, and write what they are together."""
     best = {nfe: baselines.best_per_kind(known) for nfe, (known, _) in tuned.items()}
@@ -55,7 +55,7 @@ def conclude_all(
         here, favourites = campaign.at(nfe), {item.kind for item in best[nfe][:4]}
         curves = [item for solvers in best.values() for item in solvers if item.kind in favourites]
         kept = result.concluded(here.directory / "result.json", campaign.settings.learner)
-        results.append(kept or conclude(here, known, cost, curves, of_nfe(trials, nfe), mirror, started))
+        results.append(kept or conclude(here, known, cost, curves, of_nfe(trials, nfe), mirror, begun))
     errors = {nfe: min(item.fit for item in known if item.fit is not None) for nfe, (known, _) in tuned.items()}
     spent = overhead(campaign, {nfe: known for nfe, (known, _) in tuned.items()})
     reference = (campaign.budgets[-1] + 1, max(errors.values()))
@@ -70,7 +70,7 @@ def conclude_all(
         learner=campaign.settings.learner,
         search_cost=cost_of(trials) + spent,
         known_cost=sum((cost for _, cost in tuned.values()), Cost()),
-        seconds=time.monotonic() - started,
+        seconds=time.time() - begun,
         **{name: getattr(results[0], name) for name in ("model", "objective", "seeds", "teacher_nfe", "teacher_error", "machine")},
     )
     front_report.write(campaign.directory, front)

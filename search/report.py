@@ -138,7 +138,7 @@ def _facts(result: Result) -> dict[str, str]:
         "trials": f"{len(result.trials):,} ({endings})",
         **({"predictor": _ranks(result)} if result.ranks else {}),
         **({"learning": result.learned} if result.learned else {}),
-        "time": duration(result.seconds),
+        "time": f"{duration(result.seconds)} since it was begun",
         "machine": result.machine,
         "test seeds read": "once" if reads == 1 else f"{reads} times; the intervals do not account for repeated reading",
         "schedule": f"{Path(result.schedule_file).name}, id {result.schedule_id}",

@@ -160,6 +160,10 @@ class Result(msgspec.Struct, frozen=True):
     abstained: int = 0
     agreement: Agreement | None = None
 
+    def beside(self, home: Path) -> "Result":
+        """The same, of a campaign that lies in `home`."""
+        return msgspec.structs.replace(self, schedule_file=str(home / Path(self.schedule_file).name))
+
     @property
     def schedule_files(self) -> tuple[str, ...]:
         """What it wrote."""
@@ -220,6 +224,13 @@ class Front(msgspec.Struct, frozen=True):
     machine: str
     learner: Learner | None = None
 
+    def beside(self, home: Path) -> "Front":
+        """The same, of a campaign that lies in `home`."""
+        files = [Path(part.schedule_file) for part in self.parts]
+        there = [str(home / file.parent.name / file.name) for file in files]
+        parts = (msgspec.structs.replace(part, schedule_file=file) for part, file in zip(self.parts, there, strict=True))
+        return msgspec.structs.replace(self, parts=tuple(parts))
+
     @property
     def schedule_files(self) -> tuple[str, ...]:
         """What it wrote, by NFE."""
@@ -238,11 +249,12 @@ class Front(msgspec.Struct, frozen=True):
 
 
 Record = TypeVar("Record", Result, Front)
+READS = "test-reads.json"
 
 
 def count_read(directory: Path) -> int:
     """How often what lies in a directory has read its test seeds, this time included."""
-    path = directory / "test-reads.json"
+    path = directory / READS
     reads = 1 + (decoded(path, int) if path.exists() else 0)
     write_atomically(path, msgspec.json.encode(reads))
     return reads
@@ -254,8 +266,8 @@ def write(outcome: Result | Front, path: Path) -> None:
 
 
 def read(path: Path, kind: type[Record] = Result) -> Record:
-    """The inverse of `write`."""
-    return decoded(path, kind)
+    """The inverse of `write`; files are named where they lie now, should the directory have been moved."""
+    return decoded(path, kind).beside(path.parent)
 
 
 def decoded(path: Path, kind: Any) -> Any:

@@ -17,9 +17,10 @@ from search import result, storage, tracker
 from search.board import Board
 from search.campaign import Campaign, agree, campaign, claim
 from search.conclude import conclude
+from search.errors import CampaignError
 from search.learner import Learner
 from search.pareto import conclude_all
-from search.result import Front, Result
+from search.result import READS, Front, Result
 from search.settings import Settings
 from search.study import explore
 from search.tune import other_budgets, tune_known
@@ -30,20 +31,22 @@ def run(settings: Settings, progress: Progress) -> Result | Front | None:
 
     Raises the rooms' one-sentence errors for bad input.
     """
-    started = time.monotonic()
     torch.set_num_threads(1)  # batches run side by side instead (search.evaluate)
     ours = campaign(settings, progress)
     claim(ours)
     if kept := concluded(ours, ours.settings.learner):
         return kept
     with storage.opened(settings.storage or f"sqlite:///{ours.directory / 'study.sqlite'}") as base:
-        return _joined(ours, base, started)
+        return _joined(ours, base)
 
 
-def _joined(ours: Campaign, base: RDBStorage, started: float) -> Result | Front | None:
+def _joined(ours: Campaign, base: RDBStorage) -> Result | Front | None:
     settings, home = ours.settings, str(ours.directory.resolve())
     study = storage.open_study(base, ours.name, len(ours.budgets))
+    if storage.noted(study, "campaign", None) is None and storage.finished(study):
+        raise CampaignError(f"The storage holds a study {ours.name!r} that is no campaign of ours; choose another directory=....")
     agree(ours.question, storage.note(study, "campaign", ours.question), f"The study {ours.name!r} in the storage")
+    begun = storage.note(study, "begun", time.time())
     with Board(base.engine, ours.key, settings.grace).at_work() as board:
         tuned = {nfe: tune_known(ours.at(nfe), board) for nfe in ours.budgets}
         mirror = tracker.start(settings.tracker, ours.name, ours.directory, msgspec.to_builtins(settings))
@@ -51,15 +54,16 @@ def _joined(ours: Campaign, base: RDBStorage, started: float) -> Result | Front 
         with board.only("conclusion") as other:
             if kept := concluded(ours, ours.settings.learner):
                 return kept
-            elsewhere = not concluded(ours, None) and storage.noted(study, "report", home) != home  # a campaign may have been moved
+            here = any(ours.directory.rglob(READS))  # also where it was begun elsewhere, and moved
+            elsewhere = not here and storage.noted(study, "report", home) != home
             if other or elsewhere:
                 ours.progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")
                 return None
             if len(ours.budgets) > 1:
-                outcome = conclude_all(ours, tuned, trials, mirror, started)
+                outcome = conclude_all(ours, tuned, trials, mirror, begun)
             else:
                 ((known, cost),) = tuned.values()
-                outcome = conclude(ours, known, cost, other_budgets(ours, board, known), trials, mirror, started)
+                outcome = conclude(ours, known, cost, other_budgets(ours, board, known), trials, mirror, begun)
             mirror.close(outcome.summary)
             storage.note(study, "report", home)
             return outcome

@@ -14,6 +14,7 @@ attribute "guests", if it has one.
 """
 
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,6 @@ class S3Sampler(BaseSampler):
         self._describe, self._shortlist = describe, shortlist
         self.imagines = pool > 1 and rounds > 0  # whether it asks whoever can foresee
         self._foresee, self._rounds, self._imagined = foresee if self.imagines else None, rounds, imagined
-        self._random = RandomSampler(seed=self._seed)
         self._learnt: _Learnt | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -133,7 +133,7 @@ class S3Sampler(BaseSampler):
     ) -> dict[str, Any]:
         """The candidate that looks best with cases weighted at random, if it is no trial yet."""
         weighted = cases @ rng.exponential(size=cases.shape[1])
-        known = [t.params for t in study.get_trials(deepcopy=False)]
+        known = [{name: t.params.get(name) for name in candidates[0]} for t in study.get_trials(deepcopy=False)]
         order = np.argsort(weighted, kind="stable")
         chosen = next((k for k in order if candidates[k] not in known), order[0])
         if np.isfinite(cases[chosen]).all():
@@ -150,15 +150,16 @@ class S3Sampler(BaseSampler):
         return int(shortlist[np.argmin(predictors.features.optimistic(predictors.scale.points(known), deviations))])
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
-        """At random."""
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
+        """At random, by the seed, the trial's number and the parameter."""
+        seed = np.random.SeedSequence([self._seed, trial.number, zlib.crc32(param_name.encode())])
+        random = RandomSampler(seed=int(seed.generate_state(1)[0]))
+        return random.sample_independent(study, trial, param_name, param_distribution)
 
     def _learn(self, done: list[FrozenTrial], sign: float, encoding: Encoding, guests: Sequence[Mapping[str, Any]]) -> "_Learnt":
         """What the finished trials teach; kept until there are more, so that a generation is proposed from one lesson."""
         if self._learnt is None or (self._learnt.trials, self._learnt.encoding.distributions) != (len(done), encoding.distributions):
-            points, values = encoding.points([t.params for t in done]), sign * np.array([t.value for t in done], dtype=np.float64)
-            values = values if (values > 0).all() else np.exp((values - values.min()) / (values.std() or 1.0))
-            best = np.argsort(values, kind="stable")[: self._memory]
+            points, found = encoding.points([t.params for t in done]), sign * np.array([t.value for t in done], dtype=np.float64)
+            best, values = np.argsort(found, kind="stable")[: self._memory], _positive(found)
             parents = _apart(points[best], self._parents)
             if self._foresee and not self._misled(done, sign):
                 imagined = self._imagine(self._foresee, sign, parents, encoding.points(guests), encoding, len(done))
@@ -228,6 +229,20 @@ class S3Sampler(BaseSampler):
         changed = rng.random(words.shape) < changes
         words = np.where(changed, rng.integers(0, np.maximum(encoding.choices, 1), words.shape), words)
         return Points(numbers, words)
+
+
+def _positive(values: Array) -> Array:
+    """In the same order and above zero, so that logarithms may be taken; what is far worse than most is as bad as four times the median.
+
+    Errors, which are positive and finite, are left as they are.
+    """
+    if (values > 0).all() and np.isfinite(values).all():
+        return values
+    finite = values[np.isfinite(values)]
+    low, median, high = (finite.min(), np.median(finite), finite.max()) if len(finite) else (0.0, 0.0, 0.0)
+    cap = min(high, low + 4 * (median - low)) if median > low else high
+    capped = np.nan_to_num(values, nan=cap, posinf=cap, neginf=low).clip(low, cap)
+    return np.exp((capped - low) / (capped.std() or 1.0))
 
 
 def _apart(points: Points, count: int, radius: float = 0.02) -> Points:

@@ -12,11 +12,13 @@ from search.board import Board
 from search.campaign import Campaign, campaign, claim
 from search.errors import CampaignError
 from search.learner import Learner
+from search.moves import transplanted
+from search.parametrise import Parametrisation
 from search.result import Known
 from search.settings import Named, Settings
 from search.space import table_distance
 from search.tune import tune_known
-from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, Tableau, compile, load
+from solvers import FittedFor, Provenance, ScheduleError, ScheduleFile, SolverSchedule, Tableau, compile, load
 from solvers.commands.interpolate import for_nfe
 from teacher import models
 from teacher.denoiser import Teacher
@@ -43,21 +45,30 @@ def fitted_for(paths: Sequence[str], options: Mapping[str, Any]) -> Named:
     return Named(fitted.model, ({} if fitted.guidance is None else {"guidance": fitted.guidance}) | dict(options))
 
 
-def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bool) -> list[Start]:
+def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bool, learner: Learner) -> list[Start]:
     """The schedules of the files, at `nfe` evaluations or the first file's. Raises ScheduleError or CampaignError in a sentence."""
     files = [load(path) for path in paths]
     for file in files:
         file.require(teacher.card, insist=insist)
-    return [_of_file(file, path, nfe or files[0].executable.nfe) for file, path in zip(files, paths, strict=True)]
+    found = [_of_file(file, path, teacher, nfe or files[0].executable.nfe) for file, path in zip(files, paths, strict=True)]
+    for start in found:
+        if not Parametrisation(start.schedule, learner.level, learner.consistency).count:
+            raise CampaignError(f"{start.name} has nothing that level {learner.level!r} moves.")
+    return found
 
 
-def _of_file(file: ScheduleFile, path: str, nfe: int) -> Start:
+def _of_file(file: ScheduleFile, path: str, teacher: Teacher, nfe: int) -> Start:
     if file.recipe is None:
         raise CampaignError(f"{path} carries rows but no recipe; only a schedule with steps can be learned.")
-    name, own = Path(path).name.removesuffix(".schedule.json"), file.executable.nfe
+    try:
+        recipe = transplanted(file.recipe, teacher.process, teacher.start, teacher.end)
+    except ScheduleError as error:
+        raise CampaignError(f"{path} cannot be taken to this model's process: {error}") from None
+    name, own, moved = Path(path).name.removesuffix(".schedule.json"), compile(recipe).nfe, recipe != file.recipe
+    origin = file.id + " moved to the model's ends" * moved
     if own == nfe:
-        return Start(file.recipe, name, file.id, file.provenance)
-    return Start(for_nfe(file.recipe, nfe), f"{name} from NFE {own}", f"{file.id} interpolated from NFE {own}", file.provenance)
+        return Start(recipe, name, origin, file.provenance)
+    return Start(for_nfe(recipe, nfe), f"{name} from NFE {own}", f"{origin} interpolated from NFE {own}", file.provenance)
 
 
 def tuned(settings: Settings, progress: Progress) -> tuple[Campaign, list[Known]]:

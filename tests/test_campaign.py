@@ -1,6 +1,7 @@
 """Campaigns end to end on the exact Gaussian teacher: resumed ones are undisturbed ones, and mistakes are sentences."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
+import optuna
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -25,9 +27,10 @@ from search.result import Known, Scored, beginning_alike, read
 from search.run import run
 from search.s3 import FORESEEN
 from search.settings import settings
-from solvers import ScheduleError, compile, load
+from solvers import ScheduleError, compile, load, process
 from solvers.file import recipe_distance
 from teacher import models
+from teacher.analytic import analytic_teacher
 from teacher.errors import TeacherError
 from teacher.trajectories import targets
 
@@ -187,6 +190,9 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
         ({"sampler": {"name": "s3", "options": {"shortlist": 0}}}, CampaignError, "a whole number of at least 1, not 0"),
         ({"space": {"colour": ["red"]}}, CampaignError, "colour"),
         ({"space": {"order": []}}, ScheduleError, "leaves no order"),
+        ({"space": {"order": 3}}, CampaignError, "not of the kind"),
+        ({"space": {"eta": 0.5}}, CampaignError, "not of the kind"),
+        ({"objective": "frechet-pixels", "seeds": {"fit": 8, "select": 8, "test": 1}}, CampaignError, "compares sets"),
         ({"space": {"relax": ["a", "b"]}}, ScheduleError, "range of relax"),
         ({"space": {"label": [0.4, -0.4]}}, ScheduleError, "range of label"),
         ({"budget": {"trials": 0}}, CampaignError, "trials"),
@@ -307,3 +313,38 @@ def test_a_learner_polishes_the_finalists_of_a_finished_campaign_and_the_report_
     directory.rename(tmp_path / "old" / "c")
     again = small(tmp_path / "old" / "c", budget=budget, learner={"level": "times", "iterations": 1})
     assert again.found.name == "learned"  # a campaign that was moved goes on where it is
+
+
+def test_a_finished_campaign_whose_directory_was_renamed_is_the_same_campaign(finished, tmp_path):
+    home, before = finished
+    there = tmp_path / "renamed"
+    shutil.copytree(home, there)
+    after = small(there)
+    assert Path(after.schedule_file).exists()
+    assert Path(after.schedule_file).parent == there
+    assert after.beside(home) == before
+    (there / "result.json").unlink()
+    again = small(there)  # the report is written anew, from the same trials
+    assert again.trials == before.trials
+    assert again.test_reads == 2
+    with storage.opened(f"sqlite:///{there / 'study.sqlite'}") as base:
+        assert len(base.get_all_studies()) == 1
+
+
+def test_somebody_elses_study_of_the_same_name_is_left_alone(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.sqlite'}"
+    theirs = optuna.create_study(storage=url, study_name="mine")
+    theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), 2)
+    with pytest.raises(CampaignError, match="no campaign of ours"):
+        small(tmp_path / "mine", storage=url)
+    assert not theirs.user_attrs
+
+
+def test_on_a_flow_that_ends_on_clean_data_every_known_solver_that_is_tuned_can_be_compiled():
+    teacher = analytic_teacher("mixture", process("flow"), 1.0, 0.0)
+    made = baselines.candidates(teacher, 12, 120)
+    finer = baselines.finer(teacher, made[:20], 3, 30)
+    assert len(made) >= 120
+    assert len(finer) >= 30
+    for item in (*made, *finer):
+        assert compile(baselines.schedule(item, teacher)).nfe == 12

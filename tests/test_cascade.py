@@ -3,10 +3,11 @@
 import subprocess
 import sys
 
+import msgspec
 import pytest
 import torch
 
-from search.cascade import Setting, cascade, predicted, regression
+from search.cascade import Setting, cascade, predicted, regression, setting_of
 from search.errors import CampaignError
 from solvers import FittedFor, compile, load, named_grid, preset, process, save
 
@@ -58,5 +59,19 @@ def test_files_without_ratios_or_of_equal_settings_are_refused(files, tmp_path):
     save(compile(schedule), plain, recipe=schedule)
     with pytest.raises(CampaignError, match="no compensation ratios"):
         cascade([*files, str(plain)], Setting(7, 1.0), tmp_path / "out")
+    two = preset("dc-solver", named_grid("karras", where, 2, 80.0, 0.02), where, ratios=[1, 1])
+    save(compile(two), plain, recipe=two)
+    with pytest.raises(CampaignError, match="no compensation ratios"):
+        cascade([*files, str(plain)], Setting(7, 1.0), tmp_path / "out")
     with pytest.raises(CampaignError, match="another NFE or guidance"):
         cascade([files[0], files[0]], Setting(7, 1.0), tmp_path / "out")
+
+
+def test_a_ratio_that_is_not_said_is_one_and_a_single_step_has_none(files, tmp_path):
+    where = process("ve", sigma_max=80.0)
+    schedule = preset("dc-solver", named_grid("karras", where, 7, 80.0, 0.02), where, ratios=[1.0] * 6 + [0.9])
+    steps = (*(msgspec.structs.replace(step, numbers={}) for step in schedule.steps[:-1]), schedule.steps[-1])
+    path = tmp_path / "7.schedule.json"
+    save(compile(schedule), path, recipe=msgspec.structs.replace(schedule, steps=steps), fitted_for=FittedFor(model="gaussian"))
+    assert setting_of(load(path), "")[1] == [1.0] * 4 + [0.9]
+    assert cascade([*files, str(path)], Setting(1, 1.0), tmp_path / "1.schedule.json").executable.nfe == 1

@@ -128,8 +128,8 @@ def test_train_starts_from_several_files_or_from_known_solvers_and_shows_them_al
     assert done.stdout.count("learned") == 2
     assert "best of 2 starts" in load(tmp_path / "two.schedule.json").provenance.note
     known = ["model=gaussian", "nfe=3", "known=30", f"directory={tmp_path / 'known'}"]
-    for _ in range(2):  # the second takes the tuned solvers from the directory
-        done = run("train.py", *known, *words)
+    for out in ([], [f"out={tmp_path / 'again.schedule.json'}"]):  # the second takes the tuned solvers from the directory
+        done = run("train.py", *known, *words, *out)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("learned") == 3
     assert load(tmp_path / "known" / "known-times.schedule.json").fitted_for.model == "gaussian"

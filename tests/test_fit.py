@@ -1,6 +1,7 @@
 """Learning: it starts exactly at the schedule it was given, its Jacobian is exact, it helps, and a kill changes nothing."""
 
 import dataclasses
+import hashlib
 import itertools
 import math
 
@@ -12,7 +13,7 @@ from rich.progress import Progress
 from torch._C._functorch import peek_interpreter_stack
 
 from search import baselines
-from search.adam import Adam, gradient
+from search.adam import Adam, gradient, trimmed
 from search.emulated import Surrogate, surrogate
 from search.errors import CampaignError
 from search.fit import Fit, Point
@@ -28,13 +29,19 @@ from search.result import Known
 from search.space import table_distance
 from search.starts import Start, distinct, of_files
 from search.task import Task
-from solvers import PRESETS, At, ScheduleError, compile, preset, save
+from solvers import PRESETS, At, ScheduleError, compile, preset, process, save
 from solvers import load as read
 from solvers.grids import named_grid
+from teacher.analytic import mixture
+from teacher.denoiser import Teacher
 from teacher.models import digits, load
 from teacher.trajectories import targets
 
 RMSE = Loss("rmse")
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 def start(teacher, name="dpmpp-2m", steps=5):
@@ -71,12 +78,12 @@ def test_seeds_that_fits_share_are_asked_again_where_another_schedule_has_other_
     assert torch.equal(shared.residual(tables[1], RMSE.view), alone.residual(tables[1], RMSE.view))
 
 
-def test_a_folder_is_refused_before_anything_is_learned(scene, tmp_path):
+def test_a_place_that_is_taken_is_refused_before_anything_is_learned(scene, tmp_path):
     schedule = start(scene[0])
     path = tmp_path / "a.schedule.json"
     save(compile(schedule), path, recipe=schedule, fitted_for=scene[0].card)
     asked = {"schedule": str(path), "seeds": {"fit": 8, "select": 8, "test": 8}, "out": str(tmp_path)}
-    with pytest.raises(CampaignError, match="is a folder"):
+    with pytest.raises(CampaignError, match="there already"):
         learn(lesson(asked), Progress(disable=True))
     assert [file.name for file in tmp_path.iterdir()] == ["a.schedule.json"]
 
@@ -436,15 +443,15 @@ def test_a_file_of_another_budget_is_interpolated_and_rows_without_steps_are_ref
     teacher, schedule = scene[0], start(scene[0], "heun", 2)
     path = tmp_path / "a.schedule.json"
     save(compile(schedule), path, recipe=schedule)
-    same, other = (of_files([str(path)], teacher, nfe, False)[0] for nfe in (None, 6))
+    same, other = (of_files([str(path)], teacher, nfe, False, Learner())[0] for nfe in (None, 6))
     assert same.schedule == schedule
     assert compile(other.schedule).nfe == 6
     assert "from NFE 4" in other.origin
     with pytest.raises(ScheduleError, match="exactly 5"):
-        of_files([str(path)], teacher, 5, False)
+        of_files([str(path)], teacher, 5, False, Learner())
     save(compile(schedule), path, process=schedule.process)
     with pytest.raises(CampaignError, match="no recipe"):
-        of_files([str(path)], teacher, None, False)
+        of_files([str(path)], teacher, None, False, Learner())
 
 
 def test_stronger_shrinkage_stays_nearer_to_the_start(scene):
@@ -498,3 +505,109 @@ def test_what_cannot_be_learned_is_refused_in_one_sentence(scene):
     noisy = msgspec.structs.replace(schedule, steps=(msgspec.structs.replace(schedule.steps[0], eta=1.0), *schedule.steps[1:]))
     with pytest.raises(ScheduleError, match="injects noise"):
         Parametrisation(noisy, "rows")
+
+
+@pytest.mark.parametrize("objective", ["rmse", "trimmed"])
+def test_the_gradients_of_batches_have_that_of_all_seeds_as_their_mean(scene, objective):
+    teacher, goal, _ = scene
+    noise, images = (pictures.repeat(2, 1).double() for pictures in (goal.noise, goal.images))
+    images[32:] += 0.1
+    goal = dataclasses.replace(goal, seeds=goal.seeds * 2, noise=noise, images=images)
+    form, slopes = Parametrisation(start(teacher), "rows", "relaxed"), []
+    for size in (64, 16):  # the worst 3 % of 16 are none
+        task = Task(form, Loss(objective), 0.0, batches(teacher, goal, size))
+        theta = moved(form)
+        shares = trimmed(task, theta)
+        assert objective == "rmse" or bool((torch.cat([*shares]) == 0).any())
+        slopes.append(torch.stack([gradient(task, k, theta, shares=shares[k]) for k in range(len(task.parts))]).mean(0))
+    torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained table that is sampled to clean data, which lies apart from its last noise."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    where, points = process("vp-discrete", alphas_cumprod=torch.cumprod(1 - betas, 0)), torch.randn(5, 16, generator=seeded(0))
+    teacher = Teacher("points", mixture(points, 0.1), where, 999.0, -1.0, (16,), hashlib.sha256(b"points").hexdigest())
+    root = tmp_path_factory.mktemp("cache")
+    return teacher, targets(teacher, "fit", 16, root=root), targets(teacher, "select", 16, root=root)
+
+
+@pytest.mark.parametrize("optimiser", ["lm", "emulated+lm", "adam"])
+def test_a_sampler_that_jumps_from_the_last_trained_noise_to_clean_data_is_learned(trained, optimiser, tmp_path):
+    teacher, fit_on, select_on = trained
+    schedule, learner = start(teacher, "unipc-2", 6), Learner(iterations=3, optimiser=optimiser, shrink=(1e-3,))
+    assert schedule.times[-2:] == (0.0, -1.0)
+    shared = Surrogate(teacher, fit_on, [schedule], root=tmp_path) if "emulated" in optimiser else None
+    point = list(Fit(teacher, schedule, fit_on, select_on, learner, shared).run())[-1]
+    assert point.curve[-1].fit < point.curve[0].fit
+    form = Parametrisation(schedule, "rows", "relaxed")
+    for k in range(8):
+        times, labels = form.times_and_labels(torch.randn(form.count, generator=seeded(k), dtype=torch.float64))
+        assert all(0 <= t <= 999 for t in (*times[:-1].tolist(), *labels.tolist()))
+
+
+def test_every_parameter_moves_a_sampler_that_ends_on_clean_data(scene):
+    teacher, goal, _ = scene
+    schedule = preset("unipc-2", named_grid("karras", teacher.process, 5, teacher.start, 0.0), teacher.process)
+    form = Parametrisation(schedule, "rows", "relaxed")
+    ((_, jacobian),) = jacobians(batches(teacher, goal, len(goal.seeds)), form, form.zeros(), RMSE.view, 0.0)
+    assert bool((jacobian.flatten(1).norm(dim=1) > 0).all())
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd", "heun-churn"])
+def test_samplers_that_read_noise_are_not_learned_whatever_makes_them_read_it(scene, name):
+    schedule = start(scene[0], name)
+    assert compile(schedule).noises
+    assert not Learner().suits(schedule)
+
+
+def test_where_a_fit_begins_every_seed_is_asked_once_for_every_evaluation(scene):
+    teacher, fit_on, select_on = scene
+    asked = 0
+
+    def denoiser(x, at, **knobs):
+        nonlocal asked
+        asked += len(x)
+        return teacher.denoiser(x, at, **knobs)
+
+    counted = dataclasses.replace(teacher, denoiser=denoiser)
+    fits = [Fit(counted, start(teacher), fit_on, select_on, Learner(objective="huber"))]
+    fits.append(Fit(counted, start(teacher, "unipc-2"), fit_on, select_on, Learner(objective="huber"), beside=fits[0]))
+    for fit, evaluations in zip(fits, (5, 4), strict=True):  # they share what is answered at x_T
+        before = asked
+        fit.begin()
+        assert asked - before == 64 * evaluations
+
+
+def test_a_file_between_other_ends_is_moved_to_those_of_the_model(scene, tmp_path):
+    teacher, path = scene[0], tmp_path / "vp.schedule.json"
+    where = process("vp-linear")
+    other = preset("dpmpp-2m", named_grid("log-snr", where, 6, 1.0, 1e-3), where)
+    save(compile(other), path, recipe=other)
+    (found,) = of_files([str(path)], teacher, None, True, Learner())
+    assert (found.schedule.process, found.schedule.start, found.schedule.times[-1]) == (teacher.process, teacher.start, teacher.end)
+    assert compile(found.schedule).nfe == 6
+    assert "moved to the model's ends" in found.origin
+
+
+def test_train_refuses_before_it_asks_the_network(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr("search.learn.targets", lambda *_: pytest.fail("the teacher was solved first"))
+    path, one = tmp_path / "five.schedule.json", tmp_path / "one.schedule.json"
+    for file, steps in ((path, 5), (one, 1)):
+        schedule = start(scene[0], "ddim", steps)
+        save(compile(schedule), file, recipe=schedule)
+
+    def refused(sentence, **words):
+        with pytest.raises((CampaignError, ScheduleError), match=sentence):
+            learn(lesson({"schedule": str(path), "model": {"name": "gaussian"}} | words), Progress(disable=True))
+
+    refused("nothing that level 'times' moves", schedule=str(one), learner={"level": "times"})
+    refused("no parallel evaluations", learner={"level": "parallel"})
+    refused("there already", out=str(one))
+    refused("cannot be written", out="/proc/nowhere/out.schedule.json")
+
+
+def test_as_few_known_solvers_are_tuned_as_were_asked_for():
+    asked = lesson({"model": {"name": "gaussian"}, "nfe": 4, "known": 20}).tuning
+    assert max(asked.budget.known, asked.share) == 20

@@ -24,7 +24,8 @@ def schedules(name: str, nfe: int = 5, count: int = 6) -> list[SolverSchedule]:
 
 
 def levels(schedule: SolverSchedule) -> list[float]:
-    return [min(max(float(schedule.process.lambda_of(t)), -LIMIT), LIMIT) for t in schedule.times]
+    most = float(schedule.process.lambda_of(0.0)) if schedule.process.t_clean < 0 else LIMIT
+    return [min(max(float(schedule.process.lambda_of(t)), -LIMIT), most) for t in schedule.times]
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -286,3 +286,49 @@ def test_the_ranks_of_a_campaign_show_what_was_foreseen():
     found = ranked(study.trials, SPACE)
     assert [next(iter(r.taus)) for r in found] == ["emulator"]
     assert found[0].taus["emulator"] > 0.9
+
+
+def test_steps_of_floats_are_kept():
+    study = optuna.create_study(sampler=S3Sampler(seed=0))
+    study.optimize(lambda t: (t.suggest_float("x", 0.0, 1.0, step=0.1) - 0.3) ** 2 + (t.suggest_float("y", 0.0, 1.0) - 0.7) ** 2, 60)
+    late = [t.params["x"] for t in study.trials[40:]]
+    assert statistics.median(abs(x - 0.3) for x in late) < 0.15
+    assert all(x == pytest.approx(round(10 * x) / 10) for x in late)
+
+
+@pytest.mark.parametrize("penalty", [1e3, 1e300, math.inf])
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_few_hopeless_values_do_not_hide_which_of_the_others_are_good(penalty, direction):
+    sign, gaps = 1.0 if direction == "minimize" else -1.0, []
+
+    def objective(trial):
+        x = np.array([trial.suggest_float(f"x{i}", -1.0, 1.0) for i in range(4)])
+        return sign * (penalty if x[0] > 0.9 else float(((x - 0.2) ** 2).sum()) - 10.0)
+
+    for seed in range(3):
+        study = optuna.create_study(sampler=S3Sampler(seed=seed, pool=256), direction=direction)
+        study.optimize(objective, 60)
+        gaps.append(sign * study.best_value + 10.0)
+    assert statistics.median(gaps) < 0.05
+
+
+def test_a_study_taken_up_in_another_process_does_not_repeat_its_random_trials():
+    study = optuna.create_study(sampler=S3Sampler(seed=0))
+    for _ in range(2):
+        study.sampler = S3Sampler(seed=0)
+        study.optimize(lambda t: t.suggest_float("x", 0.0, 1.0), 4)
+    assert len({t.params["x"] for t in study.trials}) == 8
+
+
+def test_what_is_foreseen_is_not_proposed_again_beside_a_parameter_that_never_changes():
+    study = optuna.create_study(
+        sampler=S3Sampler(seed=0, startup=4, foresee=lambda many: np.array([[p["order"] + 0.1 * p["k"]] for p in many]))
+    )
+
+    def objective(trial):
+        trial.suggest_categorical("one", ["only"])
+        return trial.suggest_int("order", 1, 3) + 0.1 * trial.suggest_int("k", 1, 7)
+
+    study.optimize(objective, 15)
+    foreseen = [(t.params["order"], t.params["k"]) for t in study.trials if FORESEEN in t.system_attrs]
+    assert len(set(foreseen)) == len(foreseen) > 8

@@ -31,6 +31,7 @@ SWITCHES = {  # what the full space leaves off, each switched on alone
 SPACES = CONF | {f"full with {name}": CONF["full"] | words for name, words in SWITCHES.items()}
 PROCESSES = {
     "vp-discrete": (process("vp-discrete", alphas_cumprod=scaled_linear_table()), 999.0, 0.0),
+    "vp-discrete, clean": (process("vp-discrete", alphas_cumprod=scaled_linear_table()), 999.0, -1.0),
     "ve": (process("ve", sigma_max=80.0), 80.0, 0.02),
     "vp-linear": (process("vp-linear"), 1.0, 1e-3),
     "flow": (process("flow"), 1.0, 0.0),
@@ -60,7 +61,7 @@ def test_every_point_of_the_default_space_compiles_to_that_many_evaluations(wher
 @pytest.mark.parametrize("where", PROCESSES)
 @pytest.mark.parametrize("name", SPACES)
 def test_a_point_of_any_space_costs_the_budget_and_its_schedule_comes_back_to_the_same_table(name, where):
-    nfe = 6 if (name, where) == ("epd", "flow") else 5  # there the last step, to sigma = 0, costs one
+    nfe = 6 if name == "epd" and where in ("flow", "vp-discrete, clean") else 5  # there the last step, to sigma = 0, costs one
     space = space_of(SPACES[name], where, nfe)
     encoding = Encoding(space.distributions())
     for params in random_points(space, 8):
@@ -230,3 +231,20 @@ def test_the_known_solvers_are_at_least_as_many_as_asked_and_spend_exactly_the_b
     assert len(known) >= 200
     assert len({(k.solver, str(k.options), k.grid, str(k.grid_options)) for k in known}) == len(known)
     assert all(compile(schedule(k, teacher)).nfe == nfe for k in known[::17])
+
+
+@pytest.mark.parametrize("where", PROCESSES)
+@pytest.mark.parametrize(("grid", "options"), [("karras", {"rho": 7.0}), ("polynomial", {"power": 12.0})])
+def test_every_known_solver_has_a_nearest_point_however_steep_its_grid(where, grid, options):
+    p, start, end = PROCESSES[where]
+    known = preset("dpmpp-2m", named_grid(grid, p, 9, start, end, **options), p)
+    space = Space(p, start, end, 9 if len(known.steps) == 9 else len(known.steps))
+    assert compile(space.decode(space.nearest(known))).nfe == space.nfe
+
+
+def test_a_grid_whose_last_noise_is_the_last_trained_one_lies_in_the_space():
+    p, start, end = PROCESSES["vp-discrete, clean"]
+    known = preset("unipc-2", named_grid("karras", p, 6, start, end), p)
+    space = Space(p, start, end, 6)
+    assert known.times[-2:] == (0.0, -1.0)
+    assert space.decode(space.encode(known)).times == pytest.approx(known.times, abs=1e-9)
