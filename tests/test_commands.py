@@ -142,7 +142,10 @@ def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_anoth
     lesson = [f"schedule={schedule}", "seeds={fit: 8, select: 8, test: 16}", "learner.iterations=2"]
     done = run("train.py", *lesson)
     assert done.returncode == 0, done.stderr
-    other = run("train.py", *lesson, "model.name=mixture")
+    again = run("train.py", *lesson)
+    assert again.returncode == 1
+    assert "there already" in again.stderr
+    other = run("train.py", *lesson, "model.name=mixture", f"out={tmp_path / 'other.schedule.json'}")
     assert other.returncode == 1
     assert re.fullmatch(r"error: This schedule was fitted for another model .*\n", other.stderr)
 
