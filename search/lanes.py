@@ -56,17 +56,17 @@ def _lane(axes: Axes, y: float, schedule: SolverSchedule, edges: tuple[float, fl
     for end, level, words in ((-1, 0.0, "no noise"), (0, math.inf, "no signal")):
         if _level(schedule, schedule.times[end]) == level:
             axes.text(where[end], y + 0.23, words, color=color, ha="center", va="center", size=9)
-    for x, after, step in zip(where, where[1:], schedule.steps, strict=False):
+    for known, (x, after, step) in enumerate(zip(where, where[1:], schedule.steps, strict=False), 1):  # evaluations that exist by then
         asked = step.answer == "network"
         size, face, edge = 14 if step.space == "flow" else 16, color if asked else "white", "white" if asked else color
         axes.plot(x, y, SHAPES[step.space], color=face, ms=size, mec=edge, zorder=3)
-        inside = str(step.order) if step.method == "multistep" else step.method[0].upper()
+        inside = str(min(step.order, known)) if step.method == "multistep" else step.method[0].upper()
         axes.text(x, y - 0.01, inside, color=edge, ha="center", va="center_baseline", weight="bold", size=10, zorder=4)
         if step.method != "multistep":
             axes.text(x, y - 0.3, step.method, color=color, ha="center", va="center", size=9)
         if step.corrector:
             axes.plot([after, after], [y - 0.16, y - 0.25], color=color, lw=2, zorder=2)
-            axes.text(after, y - 0.34, f"c{step.corrector}", color=color, ha="center", va="center", size=9)
+            axes.text(after, y - 0.34, f"c{min(step.corrector, known)}", color=color, ha="center", va="center", size=9)
         if step.label is not None:
             axes.plot([x, x], [y + 0.19, y + 0.28], color=INK, lw=1.3)
             arrow = {"arrowstyle": "->", "color": INK, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}

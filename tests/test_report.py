@@ -209,6 +209,13 @@ def test_steps_of_every_process_are_drawn_to_the_clean_end(name: str) -> None:
     assert not is_blank(Image.open(io.BytesIO(style.png(shown))))
 
 
+def test_steps_are_drawn_with_the_order_that_they_can_have() -> None:
+    p = process("ve", sigma_max=80.0)
+    steps = tuple(Step(to=t, order=3) for t in (40.0, 10.0, 2.0, 0.5))
+    shown = lanes.steps(SolverSchedule(p, 80.0, steps), None, ("found",))
+    assert [text.get_text() for text in shown.axes[0].texts if text.get_text().isdigit()] == ["1", "2", "3", "3"]
+
+
 def test_divergence_and_other_objectives_leave_a_readable_report(tmp_path: Path) -> None:
     trials = (Finished(0, None), Finished(1, math.inf), Finished(2, 0.4, select=0.5), Finished(3, 4e9))
     curves = (Known("ddim", {}, "uniform", {}, 3, math.inf, math.inf), Known("ddim", {}, "uniform", {}, 4, 0.3, None))
