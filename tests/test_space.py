@@ -47,6 +47,11 @@ def space_of(words, where, nfe):
     return Space(*PROCESSES[where], nfe, **{name: tuple(value) if isinstance(value, list) else value for name, value in words.items()})
 
 
+def budget(name, where):
+    """One that the space can spend: steps of several evaluations cost one where they go to sigma = 0."""
+    return 6 if name == "epd" and PROCESSES[where][2] == PROCESSES[where][0].t_clean else 5
+
+
 @pytest.mark.parametrize("where", PROCESSES)
 @pytest.mark.parametrize("nfe", [1, 2, 5, 9])
 def test_every_point_of_the_default_space_compiles_to_that_many_evaluations(where, nfe):
@@ -61,7 +66,7 @@ def test_every_point_of_the_default_space_compiles_to_that_many_evaluations(wher
 @pytest.mark.parametrize("where", PROCESSES)
 @pytest.mark.parametrize("name", SPACES)
 def test_a_point_of_any_space_costs_the_budget_and_its_schedule_comes_back_to_the_same_table(name, where):
-    nfe = 6 if name == "epd" and where in ("flow", "vp-discrete, clean") else 5  # there the last step, to sigma = 0, costs one
+    nfe = budget(name, where)
     space = space_of(SPACES[name], where, nfe)
     encoding = Encoding(space.distributions())
     for params in random_points(space, 8):
@@ -187,8 +192,7 @@ def test_a_word_that_is_switched_off_is_no_parameter_and_no_choice():
 @pytest.mark.parametrize("where", PROCESSES)
 @pytest.mark.parametrize("name", SPACES)
 def test_the_features_of_a_space_are_as_many_for_every_point_finite_and_those_of_the_table(name, where):
-    nfe = 6 if (name, where) == ("epd", "flow") else 5
-    space = space_of(SPACES[name], where, nfe)
+    space = space_of(SPACES[name], where, budget(name, where))
     describe = describer(space)
     found = [describe(params) for params in random_points(space, 8)]
     assert len({len(one) for one in found}) == 1
