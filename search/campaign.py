@@ -51,7 +51,8 @@ class Campaign:
     def name(self) -> str:
         """The campaign's name, that of its directory when it was begun."""
         path = self.directory / "campaign.json"
-        return json.loads(path.read_bytes()).get("name", self.directory.resolve().name) if path.exists() else self.directory.resolve().name
+        told = json.loads(path.read_bytes()) if path.exists() else {}
+        return told.get("name", self.directory.resolve().name)
 
     @functools.cached_property
     def question(self) -> dict[str, Any]:

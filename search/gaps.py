@@ -26,6 +26,11 @@ CLOSEST, APART = 1e-6, 1e-2  # of the way, that is left between two times and be
 REACH = 1.1
 
 
+def jumps(end: float) -> bool:
+    """Whether this end lies apart from the last noise, as the clean one of a trained table does: no time is between the two."""
+    return end < 0
+
+
 def levels(process: Process, times: Tensor) -> Tensor:
     """Lambda of each, finite; a time past the noise has none, and stands for the noise."""
     most = float(process.lambda_of(0.0)) if process.t_clean < 0 else LIMIT
@@ -60,11 +65,6 @@ class Gaps:
         except KeyError as error:
             raise ScheduleError(f"Times are chosen among the points of a grid with its steps; {error} is missing.") from None
 
-    @property
-    def jumps(self) -> bool:
-        """Whether the end lies apart from the last noise."""
-        return self.end < 0
-
     def lambdas(self, times: Sequence[float]) -> list[float]:
         """Lambda of each, finite."""
         return levels(self.process, torch.tensor(times, dtype=torch.float64)).tolist()
@@ -81,9 +81,9 @@ class Gaps:
                 here = lambdas[first - 1]
                 found.append(self.places[first - 1])
         else:
-            least = (APART if self.jumps else CLOSEST) * (last - here)
+            least = (APART if jumps(self.end) else CLOSEST) * (last - here)
             for left, fraction in zip(range(len(fractions), 0, -1), fractions, strict=True):
-                reach, most = (REACH, last) if left == 1 and self.jumps else (1.0, last - left * least)
+                reach, most = (REACH, last) if left == 1 and jumps(self.end) else (1.0, last - left * least)
                 here = min(here + reach * fraction * (last - here), most)
                 found.append(here)
             found = time_at(self.process, torch.tensor(found, dtype=torch.float64)).tolist()
@@ -93,7 +93,7 @@ class Gaps:
         """The r_1 ... r_{N-1} of times."""
         lambdas = self.lambdas(times)
         found = [(here - before) / max(lambdas[-1] - before, TINY) for before, here in itertools.pairwise(lambdas[:-1])]
-        return [*found[:-1], *(last / REACH for last in found[-1:])] if self.jumps and not self.among else found
+        return [*found[:-1], *(last / REACH for last in found[-1:])] if jumps(self.end) and not self.among else found
 
     def label(self, shift: float, near: Sequence[float]) -> float | None:
         """The label of a shift, given lambda of the node before, of the node and of the next; none where nothing is shifted."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import torch
 
-from search.gaps import levels, time_at
+from search.gaps import jumps, levels, time_at
 from solvers import Process, SolverSchedule, Step
 
 Steps = tuple[Step, ...]
@@ -47,8 +47,8 @@ def fitted(schedule: SolverSchedule, nfe: int) -> SolverSchedule:
 def neighbours(schedule: SolverSchedule, nfe: int) -> Iterator[SolverSchedule]:
     """The schedule at another budget, once for every place where the first step may be inserted or deleted."""
     more = evaluations(schedule) < nfe
-    levels = _levels(schedule)
-    for i in (i for i in range(0 if more else 1, len(schedule.steps)) if not more or levels[i] < levels[i + 1]):
+    levels, count = _levels(schedule), len(schedule.steps)
+    for i in [i for i in range(count) if levels[i] < levels[i + 1]] if more else range(1, count):
         yield fitted(inserted(schedule, i) if more else deleted(schedule, i), nfe)
 
 
@@ -64,7 +64,7 @@ def transplanted(schedule: SolverSchedule, process: Process, start: float, end: 
         *(
             (b, s)
             for b, s in list(zip(begins, schedule.steps, strict=True))[first + 1 :]
-            if low < b and (b < high or (b == high and end < 0))
+            if low < b and (b < high or (b == high and jumps(end)))
         ),
     ]
     times = [*(_time(process, level) for level, _ in kept[1:]), end]

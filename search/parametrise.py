@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from search.errors import CampaignError
-from search.gaps import levels, time_at
+from search.gaps import jumps, levels, time_at
 from solvers import METHODS, ScheduleError, SolverSchedule, Step, Tableau, compile
 from solvers.tableau import START, Coefficient, Row
 
@@ -108,7 +108,7 @@ class Parametrisation:
         """(row, answer) of every free coefficient; what the row has of its own comes first. Answer -1 is the state."""
         if self.level in ("times", "times+labels", *ALONE):
             return ()
-        forms, table = self._forms, compile(self.schedule).dense()
+        forms, table = self._forms, self._start.dense()
         own, other = list[tuple[int, int]](), list[tuple[int, int]]()
         for r in range(1, len(forms)):
             index, source = forms[r][0], forms[forms[r][1]][0]
@@ -121,9 +121,14 @@ class Parametrisation:
         return (*own, *states, *(other if self.level == "rows" else ()))
 
     @functools.cached_property
+    def _start(self) -> Tableau:
+        """The table of the schedule itself."""
+        return compile(self.schedule)
+
+    @functools.cached_property
     def _forms(self) -> list[tuple[int, int]]:
         """For each evaluated state and the end: its row in the compiled table, and the state x_s it is written from."""
-        table = compile(self.schedule)
+        table = self._start
         sigmas = [float(self.schedule.process.sigma(table.rows[i].time)) for i in table.visible]
         return [(i, max((s for s in range(r) if sigmas[s] > sigmas[r] * (1 + 1e-9)), default=0)) for r, i in enumerate(table.visible)]
 
@@ -147,7 +152,7 @@ class Parametrisation:
     def _curve(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         process, inner = self.schedule.process, self.inner
         own = levels(process, torch.tensor(self.schedule.times, dtype=torch.float64))
-        own[-1] += self.schedule.times[-1] < 0  # it lies apart from the last noise, which times may reach
+        own[-1] += jumps(self.schedule.times[-1])  # so that a time may be at the last noise
         fractions = (own[1:-1] - own[:-2]) / (own[-1] - own[:-2])
         lambdas = [own[0]]
         for i in range(inner):
@@ -196,7 +201,7 @@ class Parametrisation:
     @functools.cached_property
     def _rest(self) -> list[float]:
         """What each row of the schedule keeps of x_T beyond its share of x_s: zero wherever all data being one point is solved exactly."""
-        table = compile(self.schedule)
+        table = self._start
         a, process = table.dense().a, self.schedule.process
         sigmas = [process.sigma(table.rows[i].time) for i, _ in self._forms]
         return [float(a[i] - sigmas[r] / sigmas[s] * a[self._forms[s][0]]) for r, (i, s) in enumerate(self._forms)]

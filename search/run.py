@@ -18,7 +18,6 @@ from search.board import Board
 from search.campaign import Campaign, agree, campaign, claim
 from search.conclude import conclude
 from search.errors import CampaignError
-from search.learner import Learner
 from search.pareto import conclude_all
 from search.result import READS, Front, Result
 from search.settings import Settings
@@ -34,7 +33,7 @@ def run(settings: Settings, progress: Progress) -> Result | Front | None:
     torch.set_num_threads(1)  # batches run side by side instead (search.evaluate)
     ours = campaign(settings, progress)
     claim(ours)
-    if kept := concluded(ours, ours.settings.learner):
+    if kept := concluded(ours):
         return kept
     with storage.opened(settings.storage or f"sqlite:///{ours.directory / 'study.sqlite'}") as base:
         return _joined(ours, base)
@@ -52,7 +51,7 @@ def _joined(ours: Campaign, base: RDBStorage) -> Result | Front | None:
         mirror = tracker.start(settings.tracker, ours.name, ours.directory, msgspec.to_builtins(settings))
         trials = explore(ours, board, study, {nfe: known for nfe, (known, _) in tuned.items()}, mirror)
         with board.only("conclusion") as other:
-            if kept := concluded(ours, ours.settings.learner):
+            if kept := concluded(ours):
                 return kept
             here = any(ours.directory.rglob(READS))  # also where it was begun elsewhere, and moved
             elsewhere = not here and storage.noted(study, "report", home) != home
@@ -69,8 +68,8 @@ def _joined(ours: Campaign, base: RDBStorage) -> Result | Front | None:
             return outcome
 
 
-def concluded(campaign: Campaign, learner: Learner | None) -> Result | Front | None:
-    """What the campaign left when it was done, if it was, and was polished as is asked now. No learner: as it is."""
+def concluded(campaign: Campaign) -> Result | Front | None:
+    """What the campaign left when it was done, if it was, and was polished as is asked now."""
     if len(campaign.budgets) > 1:
-        return result.concluded(campaign.directory / "front.json", learner, Front)
-    return result.concluded(campaign.directory / "result.json", learner)
+        return result.concluded(campaign.directory / "front.json", campaign.settings.learner, Front)
+    return result.concluded(campaign.directory / "result.json", campaign.settings.learner)

@@ -12,13 +12,13 @@ from search.board import Board
 from search.campaign import Campaign, campaign, claim
 from search.errors import CampaignError
 from search.learner import Learner
-from search.moves import transplanted
 from search.parametrise import Parametrisation
 from search.result import Known
 from search.settings import Named, Settings
 from search.space import table_distance
 from search.tune import tune_known
-from solvers import FittedFor, Provenance, ScheduleError, ScheduleFile, SolverSchedule, Tableau, compile, load
+from search.warm import between_ends
+from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, Tableau, compile, load
 from solvers.commands.interpolate import for_nfe
 from teacher import models
 from teacher.denoiser import Teacher
@@ -60,10 +60,7 @@ def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bo
 def _of_file(file: ScheduleFile, path: str, teacher: Teacher, nfe: int) -> Start:
     if file.recipe is None:
         raise CampaignError(f"{path} carries rows but no recipe; only a schedule with steps can be learned.")
-    try:
-        recipe = transplanted(file.recipe, teacher.process, teacher.start, teacher.end)
-    except ScheduleError as error:
-        raise CampaignError(f"{path} cannot be taken to this model's process: {error}") from None
+    recipe = between_ends(file.recipe, teacher, path)
     name, own, moved = Path(path).name.removesuffix(".schedule.json"), compile(recipe).nfe, recipe != file.recipe
     origin = file.id + " moved to the model's ends" * moved
     if own == nfe:

@@ -51,8 +51,12 @@ def _obstacle(file: ScheduleFile) -> str:
 def _taken(path: Path, file: ScheduleFile, teacher: Teacher) -> Warm:
     if file.recipe is None or _obstacle(file):
         raise CampaignError(f"{path} {_obstacle(file)}.")
+    return Warm(f"{WARM}{path.name.removesuffix(SUFFIX)}", file.id, between_ends(file.recipe, teacher, path))
+
+
+def between_ends(recipe: SolverSchedule, teacher: Teacher, path: str | Path) -> SolverSchedule:
+    """The steps of a file on the teacher's process and between its ends, at the noise levels they have. Raises CampaignError."""
     try:
-        schedule = transplanted(file.recipe, teacher.process, teacher.start, teacher.end)
+        return transplanted(recipe, teacher.process, teacher.start, teacher.end)
     except ScheduleError as error:
         raise CampaignError(f"{path} cannot be taken to this model's process: {error}") from None
-    return Warm(f"{WARM}{path.name.removesuffix(SUFFIX)}", file.id, schedule)
