@@ -12,7 +12,7 @@ has, times the directions in which its parameters move the states.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,16 @@ from rich.progress import Progress
 from torch import Tensor
 
 from search import marquardt
-from search.emulator import POINTS, Emulator, Part, apart, deviations, form
+from search.emulator import POINTS, Emulator, Form, deviations, form
 from search.evaluate import Evaluator, prefixes
-from search.gaps import lambda_at, levels
 from search.learner import Learner
 from search.losses import SQUARES, Loss, View
 from search.objective import squared
 from search.parametrise import Parametrisation
-from search.paths import SEEDS, affordable, paths
+from search.paths import SEEDS, Paths, affordable, paths
 from search.residuals import Batch, Numbers
 from search.task import Memory, Moved, Task
-from solvers import At, ScheduleError, SolverSchedule, Tableau, compile
+from solvers import ScheduleError, SolverSchedule, Tableau, compile
 from teacher import cache
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
@@ -67,9 +66,9 @@ class Surrogate:
         self._starts = [compile(start) for start in starts]
         knobs = frozenset[str]().union(*(table.knobs for table in self._starts))
         self._given = dict.fromkeys(knobs, 0.0) | dict(teacher.knobs)
+        probed = self._ways.probed.unbind(1)
+        self._moved = [deviations(*each, teacher.process, self._ways) for each in zip(self._starts, probed, strict=True)]
         self._asked = dict[tuple[Any, ...], tuple[Tensor, Tensor]]()
-        for table in self._starts:  # now, so that a fit which is taken up later finds the same bits
-            self._answered(table)
 
     def costs(self, table: Tableau, loss: Loss) -> Tensor:
         """The cost of every seed, [seeds], by one of SQUARES."""
@@ -77,10 +76,13 @@ class Surrogate:
 
     def batches(self, tables: Sequence[Tableau]) -> list[Batch]:
         """The seeds as the emulator sees them, once it knows the answers to the starts and these tables, the newest of so many."""
-        known = [*self._starts, *tables][-(POINTS // tables[0].nfe) :]
-        moved = torch.stack([self._answered(table)[1] for table in known])
-        emulator = Emulator(self._ways, form(known, self._teacher.process, self._given), moved)
-        return [_batch(part, self._teacher, self._given) for part in emulator.parts]
+        newest = slice(-(POINTS // tables[0].nfe), None)
+        known = [*self._starts, *tables][newest]
+        moved = [*self._moved, *(self._answered(table)[1] for table in tables)][newest]
+        ways, process = self._ways, self._teacher.process
+        emulator = Emulator(ways, form(known, process, self._given), torch.stack(moved))
+        ends = ways.scaled(ways.noise), ways.scaled(ways.images)
+        return [SurrogateBatch(self._teacher, *ends, None, ways=ways, emulator=emulator, given=self._given)]
 
     def _answered(self, table: Tableau) -> tuple[Tensor, Tensor]:
         """Every seed's root mean square, [seeds, 1]; how far answers were from the teacher's own where it is emulated, [S, N, m]."""
@@ -90,46 +92,43 @@ class Surrogate:
             ((_, drawn),) = self._evaluator.drawn([table])
             answers = [answer[self._here] for answer in drawn.answers]
             squares = squared(drawn.images, self._evaluator.targets.images).double()
-            self._asked[key] = squares.sqrt()[:, None], deviations(table, answers, self._teacher.process, self._ways)
+            moved = deviations(table, self._ways.reduced(answers), self._teacher.process, self._ways)
+            self._asked[key] = squares.sqrt()[:, None], moved
         return self._asked[key]
 
 
+@dataclass(kw_only=True)
 class SurrogateBatch(Batch):
-    """Seeds whose network is the emulator: it costs little to ask, so no state is kept and forked."""
+    """Seeds whose network is an emulator; noise and images are coordinates, scaled."""
 
-    @torch.no_grad()
-    def jacobian(self, numbers: Numbers, tangents: Tensor, view: View, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
-        """As that of a Batch, with all tangents carried from the first row on."""
-
-        def whole(vector: Tensor) -> Tensor:
-            return self.residual(Tableau(numbers.fill(vector)), view)
-
-        columns = torch.func.vmap(lambda tangent: torch.func.jvp(whole, (numbers.vector,), (tangent,))[1])(tangents)
-        return whole(numbers.vector), columns
+    ways: Paths
+    emulator: Emulator
+    given: Mapping[str, float]
 
     def residual(self, table: Tableau, view: View) -> Tensor:
         """As that of a Batch."""
-        return self.asked(table, view)
+        form_of = form([table], self.teacher.process, self.given)
+        return self._residue(torch.cat([part.ends(form_of)[0] for part in self.emulator.parts]), view)
+
+    def jacobian(self, numbers: Numbers, tangents: Tensor, view: View, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
+        """As that of a Batch, exactly."""
+        here = self._form(numbers, numbers.vector)
+        slopes = torch.func.jacrev(lambda vector: torch.cat([each.flatten() for each in self._form(numbers, vector)]))(numbers.vector)
+        moves = (tangents @ slopes.T).split([each.numel() for each in here], 1)
+        along = Form(*(move.reshape(-1, *each.shape[1:]) for move, each in zip(moves, here, strict=True)))
+        ends, columns = zip(*(part.moved(here, along) for part in self.emulator.parts), strict=True)
+        return self._residue(torch.cat(ends), view), self.ways.scaled(torch.cat(columns).transpose(0, 1))
+
+    def _form(self, numbers: Numbers, vector: Tensor) -> Form:
+        return form([Tableau(numbers.fill(vector))], self.teacher.process, self.given)
+
+    def _residue(self, ends: Tensor, view: View) -> Tensor:
+        return view(self.ways.scaled(ends)) - self.goal(view)
 
 
 def _rounded(key: Any) -> Any:
     """Two tables that differ by rounding are one."""
     return tuple(map(_rounded, key)) if isinstance(key, tuple) else round(key, 12) if isinstance(key, float) else key
-
-
-def _batch(part: Part, teacher: Teacher, given: Mapping[str, float]) -> Batch:
-    """The seeds of a part, in coordinates scaled so that a mean over them is one over pixels."""
-    ways, process = part.paths, teacher.process
-    unit = (ways.noise.shape[1] / ways.pixels) ** 0.5
-
-    def denoiser(x: Tensor, at: At, *, cond: Tensor | None = None, **knobs: Any) -> Tensor:
-        alpha, sigma = at.alpha.double(), at.sigma.double()
-        own = lambda_at(alpha, sigma)
-        off = apart(levels(process, at.label), own, knobs, given)
-        answer = part.answer(x.double()[:, None] / unit, own[None], alpha[None], sigma[None], off[None])
-        return (answer[:, 0] * unit).to(x)
-
-    return SurrogateBatch(replace(teacher, denoiser=denoiser, knobs=()), (ways.noise * unit).float(), (ways.images * unit).float(), None)
 
 
 def iterate(task: Task, theta: Tensor, memory: Memory, damping: float, surrogate: Surrogate) -> Moved | None:

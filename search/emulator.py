@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from search.gaps import levels
+from search.gaps import lambda_at, levels
 from search.paths import Paths
 from solvers import Process, Tableau
 
@@ -51,16 +51,19 @@ class Form(NamedTuple):
 
 
 def form(tables: Sequence[Tableau], process: Process, given: Mapping[str, float]) -> Form:
-    """The form of tables of one NFE, which inject no noise. given: every knob that occurs, as the teacher has it."""
+    """The form of tables of one NFE, which inject no noise; differentiable in their numbers. given: every knob, as the teacher has it."""
     dense = [table.dense().at(table.visible) for table in tables]
 
     def each(name: str) -> Tensor:
-        return torch.tensor([[float(getattr(e, name)) for e in table.evals] for table in tables], dtype=torch.float64)
+        values = [torch.as_tensor(getattr(e, name), dtype=torch.float64) for table in tables for e in table.evals]
+        return torch.stack(values).unflatten(0, (len(tables), -1))
 
-    told, lambdas = levels(process, each("label")), levels(process, torch.tensor([t.asked for t in tables], dtype=torch.float64))
+    alphas, sigmas, told = each("alpha"), each("sigma"), levels(process, each("label"))
+    lambdas = lambda_at(alphas, sigmas)
     off = torch.stack([apart(told[k, r], lambdas[k, r], e.knobs, given) for k, t in enumerate(tables) for r, e in enumerate(t.evals)])
-    off = off.unflatten(0, lambdas.shape)
-    return Form(torch.stack([d.a for d in dense]), torch.stack([d.B for d in dense]), lambdas, each("alpha"), each("sigma"), off)
+    return Form(
+        torch.stack([d.a for d in dense]), torch.stack([d.B for d in dense]), lambdas, alphas, sigmas, off.unflatten(0, lambdas.shape)
+    )
 
 
 def apart(told: Tensor, own: Tensor, knobs: Mapping[str, float], given: Mapping[str, float]) -> Tensor:
@@ -68,33 +71,43 @@ def apart(told: Tensor, own: Tensor, knobs: Mapping[str, float], given: Mapping[
     return torch.stack([told - own, *(own.new_tensor(knobs.get(name, usual) - usual) for name, usual in sorted(given.items()))]) / OFFSET
 
 
-def deviations(table: Tableau, answers: Sequence[Tensor], process: Process, paths: Paths) -> Tensor:
-    """How far the N answers to a table, pictures of S seeds each, are from the teacher's own at the lambdas of their states, [S, N, m]."""
-    lambdas = levels(process, torch.tensor(table.asked, dtype=torch.float64))
-    return paths.reduced(torch.stack([answer.flatten(1) for answer in answers], 1)) - paths.there(lambdas)[0]
+def deviations(table: Tableau, answers: Tensor, process: Process, paths: Paths) -> Tensor:
+    """How far the N answers to a table, in coordinates [S, N, m], are from the teacher's own at the lambdas of their states, [S, N, m]."""
+    return answers - paths.there(levels(process, torch.tensor(table.asked, dtype=torch.float64)))[0]
 
 
 @dataclass(frozen=True)
 class Points:
-    """Where answers are known or wanted, on some seeds: z [S, n, m], lambda [n], apart [n, e].
+    """Where answers are known or wanted, on some seeds: u = (z / l, o) [S, n, m + e], lambda [n].
 
-    sizes   squared distances from the teacher's way, [S, n]
+    sizes   |u|^2, squared distances from the teacher's way, [S, n]
     """
 
-    z: Tensor
+    u: Tensor
     lambdas: Tensor
-    apart: Tensor
     sizes: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", self.z.square().sum(-1) / LENGTH**2 + self.apart.square().sum(-1))
+        object.__setattr__(self, "sizes", self.u.square().sum(-1))
+
+    @classmethod
+    def of(cls, z: Tensor, lambdas: Tensor, apart: Tensor) -> "Points":
+        """From z [S, n, m], and o [n, e] of all seeds."""
+        return cls(torch.cat([z / LENGTH, apart.expand(len(z), -1, -1)], -1), lambdas)
+
+    def float(self) -> "Points":
+        """In single precision."""
+        return Points(self.u.float(), self.lambdas.float())
+
+    def near(self, other: "Points") -> tuple[Tensor, Tensor, Tensor]:
+        """u u' [S, n, n'], 1 / q of lambdas [n, n'], and q of everything [S, n, n']."""
+        along, inner = 1 + (self.lambdas[:, None] - other.lambdas).square(), self.u @ other.u.mT
+        return inner, along, 1 / (self.sizes[..., None] + other.sizes[:, None] - 2 * inner + along)
 
     def kernel(self, other: "Points") -> Tensor:
         """Covariances [S, n, n']."""
-        along = 1 + (self.lambdas[:, None] - other.lambdas).square()
-        inner = (self.z @ other.z.mT) / LENGTH**2 + self.apart @ other.apart.T
-        far = self.sizes[..., None] + other.sizes[:, None] - 2 * inner
-        return inner / along + BENT / (far + along)
+        inner, along, close = self.near(other)
+        return inner / along + BENT * close
 
 
 class Emulator:
@@ -125,22 +138,58 @@ class Part:
     known: Points
     weights: Tensor
 
-    def errors(self, form: Form) -> Tensor:
-        """[K, S]."""
+    def ends(self, form: Form) -> Tensor:
+        """Where K tables end, [K, S, m]."""
         paths = self.paths
         answers = paths.noise.new_zeros(len(form.a), len(paths.noise), 0, paths.noise.shape[1])
         for k in range(form.lambdas.shape[1]):
             x = _state(paths, form, answers, k).transpose(0, 1)
             answer = self.answer(x, form.lambdas[:, k], form.alphas[:, k], form.sigmas[:, k], form.apart[:, k])
             answers = torch.cat([answers, answer.transpose(0, 1)[:, :, None]], 2)
-        end = _state(paths, form, answers, form.lambdas.shape[1])
-        return (end - paths.images).square().sum(-1) / paths.pixels
+        return _state(paths, form, answers, form.lambdas.shape[1])
+
+    def errors(self, form: Form) -> Tensor:
+        """[K, S]."""
+        return (self.ends(form) - self.paths.images).square().sum(-1) / self.paths.pixels
 
     def answer(self, x: Tensor, lambdas: Tensor, alphas: Tensor, sigmas: Tensor, apart: Tensor) -> Tensor:
-        """Of n states on every seed, [S, n, m]; differentiable in all of them."""
+        """Of n states on every seed, [S, n, m]."""
         own, eps = self.paths.there(lambdas)
-        here = Points(_z(self.paths, x, alphas, sigmas, own, eps).float(), lambdas.float(), apart.float())
+        here = Points.of(_z(self.paths, x, alphas, sigmas, own, eps), lambdas, apart).float()
         return own + (here.kernel(self.known) @ self.weights).double()
+
+    def moved(self, form: Form, along: Form) -> tuple[Tensor, Tensor]:
+        """Where one table ends, [S, m], and how P tangents of its form, stacked as tables are, move that, [S, P, m]."""
+        noise, count = self.paths.noise, form.lambdas.shape[1]
+        answers, moves = noise.new_zeros(len(noise), 0, noise.shape[1]), noise.new_zeros(len(noise), 0, len(along.a), noise.shape[1])
+
+        def state(k: int) -> tuple[Tensor, Tensor]:
+            """The k-th [S, m], and its moves."""
+            own = along.a[:, k, None] * noise[:, None] + torch.einsum("pj,sjm->spm", along.B[:, k, :k], answers)
+            return _state(self.paths, form, answers[None], k)[0], own + torch.einsum("j,sjpm->spm", form.B[0, k, :k], moves)
+
+        for k in range(count):
+            places, tangents = ((f.lambdas[:, k], f.alphas[:, k], f.sigmas[:, k], f.apart[:, k]) for f in (form, along))
+            answer, move = self._answered(*state(k), places, tangents)
+            answers, moves = torch.cat([answers, answer], 1), torch.cat([moves, move[:, None]], 1)
+        return state(count)
+
+    def _answered(self, x: Tensor, dx: Tensor, places: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The answer to a state x [S, m], [S, 1, m], and its moves [S, P, m] by those of the state and of (lambda, alpha, sigma, o)."""
+        paths, (lambdas, alpha, sigma, apart), (dl, da, ds, do) = self.paths, places, tangents
+        (own, eps), (down, deps) = torch.func.jvp(paths.there, (lambdas,), (torch.ones_like(lambdas),))[:2]
+        width, floor = _width(paths, alpha, sigma)[..., None], FLOOR * paths.spread[:, None, None]
+        z = _z(paths, x[:, None], alpha, sigma, own, eps)
+        off = dx - da[:, None] * own - ds[:, None] * eps - dl[:, None] * (alpha * down + sigma * deps)
+        dz = off / width / paths.pixels**0.5 - z * (sigma * ds[:, None] + floor.square() * alpha * da[:, None]) / width.square()
+        here = Points.of(z, lambdas, apart).float()
+        inner, along, close = here.near(self.known)
+        bent = BENT * close.square()
+        by_u = self.known.u.mT @ ((1 / along + 2 * bent).mT * self.weights) - 2 * here.u.mT @ (bent @ self.weights)
+        by_lambda = -2 * ((here.lambdas - self.known.lambdas) * (inner / along.square() + bent)) @ self.weights
+        du = torch.cat([dz / LENGTH, do.expand(len(dz), -1, -1)], -1)
+        answer = own + ((inner / along + BENT * close) @ self.weights).double()
+        return answer, du @ by_u.double() + dl[:, None] * (down + by_lambda.double())
 
 
 def _part(paths: Paths, form: Form, moved: Tensor) -> Part:
@@ -154,12 +203,12 @@ def _part(paths: Paths, form: Form, moved: Tensor) -> Part:
     z = z.unflatten(1, (count, evaluations)).transpose(0, 1)
     drawn &= z.norm(dim=-1).amax(-1) < ASTRAY
     z = torch.where(drawn[..., None, None], z, 0.0)
-    points = Points(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
+    points = Points.of(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
     unseen = torch.where(drawn, NOISE, UNSEEN).repeat_interleave(evaluations, 0).T
     factor = torch.linalg.cholesky(points.kernel(points) + torch.diag_embed(unseen.double()))
     known = torch.where(drawn[..., None, None], moved, 0.0).transpose(0, 1).reshape(len(paths.noise), -1, size)
     weights = torch.cholesky_solve(known, factor)
-    return Part(paths, Points(points.z.float(), points.lambdas.float(), points.apart.float()), weights.float())
+    return Part(paths, points.float(), weights.float())
 
 
 def _state(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:
@@ -169,6 +218,10 @@ def _state(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:
 
 def _z(paths: Paths, x: Tensor, alphas: Tensor, sigmas: Tensor, own: Tensor, eps: Tensor) -> Tensor:
     """How far states x [S, n, m] are from the teacher's own, in deviations of the noise per pixel."""
-    alpha, sigma = alphas[:, None], sigmas[:, None]
-    floor = FLOOR * alpha * paths.spread[:, None, None]
-    return (x - alpha * own - sigma * eps) / (sigma.square() + floor.square()).sqrt() / paths.pixels**0.5
+    off = x - alphas[:, None] * own - sigmas[:, None] * eps
+    return off / _width(paths, alphas, sigmas)[..., None] / paths.pixels**0.5
+
+
+def _width(paths: Paths, alphas: Tensor, sigmas: Tensor) -> Tensor:
+    """(sigma^2 + (c alpha)^2)^1/2, [S, n]."""
+    return (sigmas.square() + (FLOOR * alphas * paths.spread[:, None]).square()).sqrt()

@@ -75,7 +75,8 @@ class Foresight:
         def moved(tableau: Tableau, drawn: Drawn, which: Tensor) -> Tensor:
             here = which < SEEDS
             mine = ways.on(which[here])
-            seen = deviations(tableau, [answer[here] for answer in drawn.answers], self._campaign.teacher.process, mine)
+            answers = mine.reduced([answer[here] for answer in drawn.answers])
+            seen = deviations(tableau, answers, self._campaign.teacher.process, mine)
             found = seen.new_full((len(which), *seen.shape[1:]), math.nan)
             found[here] = seen
             return found.half()

@@ -32,11 +32,12 @@ NEGLIGIBLE = 1e-6  # a direction that holds less than this share of the largest 
 
 @dataclass(frozen=True)
 class Paths:
-    """The ways of S seeds, as coordinates in float64. P: pixels; m: directions.
+    """The ways of S seeds, as coordinates in float64. P: pixels; m: directions; K probes of N evaluations.
 
     lambdas   [T]         where the teacher was asked, ascending
     answers   [S, T, m]   what it answered there;    eps [S, T, m]   (x - alpha D) / sigma there
     noise     [S, m]      where sampling starts;     images [S, m]   where it should end
+    probed    [S, K, N, m]    what the probes were answered
     basis     [S, m, P]   orthonormal rows, or zeros where a seed needs fewer
     spread    [S]         the root mean square of a pixel of the image
     """
@@ -46,6 +47,7 @@ class Paths:
     eps: Tensor
     noise: Tensor
     images: Tensor
+    probed: Tensor
     basis: Tensor
     spread: Tensor
 
@@ -58,9 +60,13 @@ class Paths:
         """Those of some seeds."""
         return replace(self, **{f.name: getattr(self, f.name)[seeds] for f in fields(self) if f.name != "lambdas"})
 
-    def reduced(self, pictures: Tensor) -> Tensor:
-        """The coordinates [S, ..., m] of pictures [S, ..., P]."""
-        return reduced(pictures, self.basis)
+    def reduced(self, answers: Sequence[Tensor]) -> Tensor:
+        """The coordinates [S, N, m] of N answers, pictures of S seeds each."""
+        return reduced(torch.stack([answer.flatten(1) for answer in answers], 1), self.basis)
+
+    def scaled(self, coordinates: Tensor) -> Tensor:
+        """Coordinates [..., m] in single precision, such that their mean square is that over pixels."""
+        return (coordinates * (coordinates.shape[-1] / self.pixels) ** 0.5).float()
 
     def there(self, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's answers and its eps at any lambda [n]: twice [S, n, m]."""
@@ -96,7 +102,7 @@ def paths(
         facts = teacher.facts(goal.seeds[part]) | {
             "seeds": list(goal.seeds[part]),
             "way": [STEPS, DIRECTIONS, SOLVER],
-            "probes": [repr(probe) for probe in probes],
+            "probed": [repr(probe) for probe in probes],
         }
         return cache.fetch(root, facts, lambda: walk(teacher, goal, part, probes))
 
@@ -106,7 +112,7 @@ def paths(
         if progress:
             found = progress.track(found, total=len(parts), description="the teacher's way, for the emulator")
         whole = list(found)
-    joined = {name: torch.cat([part[name] for part in whole]) for name in ("answers", "eps", "basis")}
+    joined = {name: torch.cat([part[name] for part in whole]) for name in ("answers", "eps", "probed", "basis")}
     noise, images = (reduced(pictures.flatten(1), joined["basis"]) for pictures in (goal.noise, goal.images))
     spread = goal.images.flatten(1).double().square().mean(1).sqrt()
     return Paths(lambdas=whole[0]["lambdas"], **joined, noise=noise, images=images, spread=spread)
@@ -115,10 +121,14 @@ def paths(
 def walk(teacher: Teacher, goal: Targets, part: slice, probes: Sequence[SolverSchedule]) -> dict[str, Tensor]:
     """Of some of the seeds what the network has to be asked for: STEPS evaluations each, and those of the probes."""
     lambdas, answers, eps = way(teacher, goal, part)
-    short = [_watched(teacher, goal, part, compile(probe))[1] for probe in probes]
+    short = torch.stack([_watched(teacher, goal, part, compile(probe))[1] for probe in probes], 1)
     starts = goal.noise[part].flatten(1).double()
-    basis = torch.stack([_basis(start, torch.cat(seen).double()) for start, *seen in zip(starts, answers, *short, strict=True)]).float()
-    return {"lambdas": lambdas, "answers": reduced(answers, basis), "eps": reduced(eps, basis), "basis": basis}
+    basis = torch.stack(
+        [_basis(start, torch.cat([own, seen.flatten(0, 1)]).double()) for start, own, seen in zip(starts, answers, short, strict=True)]
+    ).float()
+    return {"lambdas": lambdas, "basis": basis} | {
+        name: reduced(pictures, basis) for name, pictures in (("answers", answers), ("eps", eps), ("probed", short))
+    }
 
 
 def way(teacher: Teacher, goal: Targets, part: slice) -> tuple[Tensor, Tensor, Tensor]:

@@ -148,14 +148,11 @@ def batches(teacher: Teacher, targets: Targets, size: int) -> list[Batch]:
 
 
 def linearise(form: Any, theta: Tensor) -> tuple[Numbers, Tensor]:
-    """The numbers of the table at theta and their derivatives [P, M]: no network is asked."""
-    numbers = Numbers.of(form(theta))
+    """The numbers of the table at theta and their derivatives [P, M]: no network is asked.
 
-    def along(direction: Tensor) -> Tensor:
-        return torch.func.jvp(lambda t: Numbers.of(form(t)).vector, (theta,), (direction,))[1]
-
-    with torch.no_grad():
-        return numbers, torch.func.vmap(along)(torch.eye(len(theta), dtype=torch.float64))
+    Backwards, all numbers at once: a table is made of thousands of scalars, and torch is slow to carry tangents through those.
+    """
+    return Numbers.of(form(theta)), torch.func.jacrev(lambda t: Numbers.of(form(t)).vector)(theta).T
 
 
 def jacobians(

@@ -38,7 +38,7 @@ def answered(evaluator, tables, ways):
     errors = torch.stack([squared(found[k].images, evaluator.targets.images) for k in range(len(tables))])
     moved = []
     for k, table in enumerate(tables):
-        moved.append(deviations(table, found[k].answers, evaluator.teacher.process, ways))
+        moved.append(deviations(table, ways.reduced(found[k].answers), evaluator.teacher.process, ways))
     return errors, torch.stack(moved)
 
 
@@ -99,14 +99,21 @@ def test_the_coordinates_hold_the_noise_and_the_images_and_lose_little_of_the_an
     goal = evaluator.targets
     for pictures, tolerance in ((goal.noise, 1e-4), (goal.images, 0.1)):
         whole = pictures.flatten(1).double()
-        kept = torch.einsum("sm,smp->sp", ways.reduced(whole), ways.basis.double())
+        kept = torch.einsum("sm,smp->sp", ways.reduced([whole])[:, 0], ways.basis.double())
         assert float((kept - whole).norm() / whole.norm()) < tolerance
     products = ways.basis.double() @ ways.basis.double().mT
     lengths = products.diagonal(dim1=1, dim2=2)
     torch.testing.assert_close(products, torch.diag_embed(lengths.round()), atol=1e-4, rtol=0)
     assert set(lengths.round().flatten().tolist()) <= {0.0, 1.0}
     answers = dict(evaluator.drawn(tables[:1]))[0].answers[-1].flatten(1).double()
-    assert float(ways.reduced(answers).norm() / answers.norm()) > 0.95
+    assert float(ways.reduced([answers]).norm() / answers.norm()) > 0.95
+
+
+def test_the_answers_to_the_probes_are_kept(scene):
+    evaluator, _, ways, *_ = scene
+    tables = [compile(probe) for probe in probes(evaluator.teacher, 5)]
+    for k, drawn in evaluator.drawn(tables):
+        torch.testing.assert_close(ways.probed[:, k], ways.reduced(drawn.answers), atol=1e-3, rtol=0)
 
 
 def test_where_the_teacher_was_asked_its_ways_are_its_answers(scene):

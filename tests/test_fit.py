@@ -12,7 +12,7 @@ from oracle import EVERYWHERE
 from rich.progress import Progress
 from torch._C._functorch import peek_interpreter_stack
 
-from search import baselines
+from search import baselines, emulator
 from search.adam import Adam, gradient, trimmed
 from search.emulated import Surrogate, surrogate
 from search.errors import CampaignError
@@ -29,7 +29,7 @@ from search.result import Known
 from search.space import table_distance
 from search.starts import Start, distinct, of_files
 from search.task import Task
-from solvers import PRESETS, At, ScheduleError, compile, preset, process, save
+from solvers import PRESETS, At, ScheduleError, Tableau, compile, preset, process, save
 from solvers import load as read
 from solvers.grids import named_grid
 from teacher.analytic import mixture
@@ -353,6 +353,24 @@ def test_what_a_table_costs_on_the_emulator_is_what_the_network_says_of_a_table_
         torch.testing.assert_close(
             surrogate.costs(table, RMSE), torch.cat([RMSE.costs(b.residual(table, RMSE.view)) for b in batches(teacher, scene[1], 7)])
         )
+
+
+@pytest.mark.parametrize("name", ["unipc-2", "epd", "usf"])
+def test_the_derivative_of_an_emulator_is_the_one_that_torch_carries_through_it(scene, tmp_path, name):
+    teacher, schedule = scene[0], start(scene[0], name)
+    form = Parametrisation(schedule, "rows", "relaxed")
+    (part,) = next(surrogates(scene, tmp_path, schedule)).batches([form.table(moved(form, 0.02))])
+    numbers, tangents = linearise(form, moved(form, 0.01))
+
+    def ends(vector):
+        told = emulator.form([Tableau(numbers.fill(vector))], teacher.process, part.given)
+        return part.ways.scaled(torch.cat([each.ends(told)[0] for each in part.emulator.parts]))
+
+    residual, columns = part.jacobian(numbers, tangents, RMSE.view)
+    torch.testing.assert_close(residual, part.residual(form.table(moved(form, 0.01)), RMSE.view), rtol=1e-4, atol=1e-5)
+    for tangent, column in zip(tangents, columns, strict=True):
+        true = torch.func.jvp(ends, (numbers.vector,), (tangent,))[1]
+        torch.testing.assert_close(column, true, rtol=1e-3, atol=1e-4 * float(columns.abs().max()))
 
 
 def test_an_emulator_is_refused_what_it_does_not_know(scene, tmp_path, monkeypatch):
