@@ -95,7 +95,7 @@ class Points:
         """From z [S, n, m], and o [n, e] of all seeds."""
         return cls(torch.cat([z / LENGTH, apart.expand(len(z), -1, -1)], -1), lambdas)
 
-    def float(self) -> "Points":
+    def single(self) -> "Points":
         """In single precision."""
         return Points(self.u.float(), self.lambdas.float())
 
@@ -155,7 +155,7 @@ class Part:
     def answer(self, x: Tensor, lambdas: Tensor, alphas: Tensor, sigmas: Tensor, apart: Tensor) -> Tensor:
         """Of n states on every seed, [S, n, m]."""
         own, eps = self.paths.there(lambdas)
-        here = Points.of(_z(self.paths, x, alphas, sigmas, own, eps), lambdas, apart).float()
+        here = Points.of(_z(self.paths, x, alphas, sigmas, own, eps), lambdas, apart).single()
         return own + (here.kernel(self.known) @ self.weights).double()
 
     def moved(self, form: Form, along: Form) -> tuple[Tensor, Tensor]:
@@ -182,7 +182,7 @@ class Part:
         z = _z(paths, x[:, None], alpha, sigma, own, eps)
         off = dx - da[:, None] * own - ds[:, None] * eps - dl[:, None] * (alpha * down + sigma * deps)
         dz = off / width / paths.pixels**0.5 - z * (sigma * ds[:, None] + floor.square() * alpha * da[:, None]) / width.square()
-        here = Points.of(z, lambdas, apart).float()
+        here = Points.of(z, lambdas, apart).single()
         inner, along, close = here.near(self.known)
         bent = BENT * close.square()
         by_u = self.known.u.mT @ ((1 / along + 2 * bent).mT * self.weights) - 2 * here.u.mT @ (bent @ self.weights)
@@ -208,7 +208,7 @@ def _part(paths: Paths, form: Form, moved: Tensor) -> Part:
     factor = torch.linalg.cholesky(points.kernel(points) + torch.diag_embed(unseen.double()))
     known = torch.where(drawn[..., None, None], moved, 0.0).transpose(0, 1).reshape(len(paths.noise), -1, size)
     weights = torch.cholesky_solve(known, factor)
-    return Part(paths, points.float(), weights.float())
+    return Part(paths, points.single(), weights.float())
 
 
 def _state(paths: Paths, form: Form, answers: Tensor, k: int) -> Tensor:
