@@ -5,9 +5,11 @@ and the trials before: a resumed campaign goes on exactly as an undisturbed one.
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import optuna
 from optuna.samplers import BaseSampler
 
@@ -31,8 +33,21 @@ def sampler(name: str, seed: int, generation: int, knowledge: Mapping[str, Any] 
     digest = hashlib.sha256(f"{seed}:{generation}".encode()).digest()
     told = {"seed": int.from_bytes(digest[:4], "little")} | (dict(knowledge or {}) if name == "s3" else {})
     try:
+        _check(SAMPLERS[name], options)
         return SAMPLERS[name](**told, **options)
     except TypeError:
         raise CampaignError(f"Sampler {name!r} does not take the options {', '.join(options)}.") from None
     except ValueError as error:
         raise CampaignError(f"Sampler {name!r} refuses its options: {error}.") from None
+
+
+def _check(make: Callable[..., BaseSampler], options: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value of another kind than the option's default: Optuna would notice when it proposes, in mid-campaign."""
+    taken = inspect.signature(make).parameters
+    for name, value in options.items():
+        kind = type(taken[name].default) if name in taken else object
+        if kind in (bool, int, float):
+            try:
+                msgspec.convert(value, kind)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"{name}: {error}") from None
