@@ -45,21 +45,7 @@ def conclude(
 ) -> Result:
     """Choose on `select`, report on `test`, write the files. curves: known solvers at this and other budgets, to draw."""
     settings, teacher = campaign.settings, campaign.teacher
-    best_first = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: settings.budget.finalists]
-    if not best_first:
-        raise CampaignError("Every candidate diverged; nothing can be exported.")
-    finalists = [campaign.space.decode(t.params) for t in best_first]
-    select = campaign.scores([compile(s) for s in finalists], "select")
-    order = sorted(range(len(best_first)), key=select.__getitem__)
-    found, trial = finalists[order[0]], best_first[order[0]]
-    searched = Sampler("searched" if settings.learner else "found", found, compile(found), found)
-    ours = searched
-    if settings.learner and any(map(settings.learner.suits, finalists)):
-        entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order if settings.learner.suits(finalists[k])]
-        others = of_known(campaign, known, settings.learner)
-        polished = learned(campaign, settings.learner, [*entrants[:POLISHED], *others[:1]], others[1:])
-        (after,) = campaign.scores([polished.table], "select")  # by the campaign's objective, not the learner's
-        ours = polished if after < select[order[0]] else searched
+    ours, searched, number, select = chosen(campaign, known, trials)
     reads = count_read(campaign.directory)
     test = campaign.on("test")
     targets = test.targets
@@ -69,11 +55,10 @@ def conclude(
     pictures = [test.images(sampler.table) for sampler in campaign.progress.track(samplers, description="test")]
     scored = [score_on_test(campaign, targets, s.name, s.table.nfe, x, pictures[1]) for s, x in zip(samplers, pictures, strict=True)]
     path = campaign.directory / f"{campaign.name}.schedule.json"
-    file = export(campaign, path, searched, trial.number, targets, scored[samplers.index(searched)], scored[1], reads)
+    file = export(campaign, path, searched, number, targets, scored[samplers.index(searched)], scored[1], reads)
     if settings.learner and ours is not searched:
         path = campaign.directory / f"{campaign.name}-polished.schedule.json"
         file = export(campaign, path, ours, None, targets, scored[0], scored[1], reads)
-    chosen = dict(zip((t.number for t in best_first), select, strict=True))
     outcome = Result(
         model=teacher.name,
         nfe=campaign.nfe,
@@ -84,7 +69,7 @@ def conclude(
         curves=tuple(curves),
         known=tuple(known),
         trials=tuple(
-            Finished(t.number, t.value, chosen.get(t.number), t.user_attrs.get("origin", ""), t.user_attrs.get("seeds", 0)) for t in trials
+            Finished(t.number, t.value, select.get(t.number), t.user_attrs.get("origin", ""), t.user_attrs.get("seeds", 0)) for t in trials
         ),
         schedule_file=str(path),
         schedule_id=file.id,
@@ -119,6 +104,36 @@ class Sampler(NamedTuple):
     table: Tableau
     recipe: SolverSchedule | None
     note: str = ""
+
+
+class Choice(NamedTuple):
+    """What is reported as ours, which was polished perhaps; what was searched, in which trial; finalists' scores on `select` by trial."""
+
+    ours: Sampler
+    searched: Sampler
+    trial: int
+    select: dict[int, float]
+
+
+def chosen(campaign: Campaign, known: Sequence[Known], trials: Sequence[FrozenTrial]) -> Choice:
+    """The best finalist on `select`, and what the learner makes of the best ones, if that is better there."""
+    learner, budget = campaign.settings.learner, campaign.settings.budget
+    best_first = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)[: budget.finalists]
+    if not best_first:
+        raise CampaignError("Every candidate diverged; nothing can be exported.")
+    finalists = [campaign.space.decode(t.params) for t in best_first]
+    select = campaign.scores([compile(s) for s in finalists], "select")
+    order = sorted(range(len(best_first)), key=select.__getitem__)
+    found = finalists[order[0]]
+    ours = searched = Sampler("searched" if learner else "found", found, compile(found), found)
+    if learner and any(map(learner.suits, finalists)):
+        entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order if learner.suits(finalists[k])]
+        others = of_known(campaign, known, learner)
+        polished = learned(campaign, learner, [*entrants[:POLISHED], *others[:1]], others[1:])
+        (after,) = campaign.scores([polished.table], "select")  # by the campaign's objective, not the learner's
+        ours = polished if after < select[order[0]] else searched
+    numbers = [t.number for t in best_first]
+    return Choice(ours, searched, numbers[order[0]], dict(zip(numbers, select, strict=True)))
 
 
 def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], beside: Sequence[Start]) -> Sampler:

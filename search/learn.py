@@ -1,8 +1,7 @@
 """What train.py runs: learn from one start or several, choose on `select`, judge on seeds never seen, write a new file."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import torch
@@ -14,17 +13,19 @@ from search import charts, page, starts, style
 from search.campaign import callers, card_of, cores, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
-from search.fit import Point
+from search.fit import Fit, Point
 from search.follow import best_of, fits_from, followed, state_of, threads, told
 from search.learner import Learner
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
 from search.page import Cell, interval_cell, number, percent, ratio_cell
 from search.result import count_read
 from search.settings import Budget, Count, Named, Seeds, Settings
+from search.starts import Start
 from search.statistics import interval, ratio
-from solvers import Score, compile, save
+from solvers import FittedFor, Score, compile, save
 from solvers.atomic import write_atomically
 from teacher import cache, models
+from teacher.denoiser import Teacher
 
 
 class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,13 +102,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     teacher = models.ready(model.name, model.options, asked.device, asked.chunk)
     asked.learner.require(teacher, asked.seeds.fit)
     check_free(path)
-    if asked.files:
-        found, beside = starts.of_files(asked.files, teacher, asked.nfe, asked.insist, asked.learner), list[starts.Start]()
-    else:
-        known = starts.of_known(*starts.tuned(asked.tuning, progress), asked.learner)
-        found, beside = known[: starts.COUNT], known[starts.COUNT :]
-    if not found:
-        raise CampaignError(f"No known solver of {asked.nfe} evaluations can be learned at level {asked.learner.level!r}.")
+    found, beside = beginnings(asked, teacher, progress)
     fit_on, select_on, test_on = (
         targets(teacher, block, asked.seeds, asked.tolerance, progress, calls) for block in ("fit", "select", "test")
     )
@@ -124,26 +119,21 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     with threads(asked.workers or cores()):
         fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress)
         points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
-    chosen = best_of(points)
-    first = min(range(len(points)), key=lambda k: points[k].curve[0].select)
-    work, point, start = fits[chosen], points[chosen], found[chosen]
-    write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, work.stages, asked.learner.objective)))
-
     tables = [table for k, fit in enumerate(fits) for table in (compile(schedules[k]), fit.table(points[k]))]
-    errors = Evaluator(teacher, test_on, asked.chunk, calls).errors(tables)
-    before, after = errors[2 * first], errors[2 * chosen + 1]
-    value, gain = interval(after, root_mean), ratio(after, before, root_mean)
-    learned = (value.value, value.low, value.high)
-    relative = (f"start: {found[first].name}", float(root_mean(before)), gain.value, gain.low, gain.high)
-    note = told(work, point, start.origin) + (f"; the best of {len(fits)} starts" if len(fits) > 1 else "")
-    provenance = msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=count_read(path.parent))
-    scores = [Score("rmse", len(test_on.seeds), *learned, *relative)]
-    card, recipe, process = card_of(teacher, test_on), work.recipe(point), start.schedule.process
-    save(fits[chosen].table(point), path, recipe=recipe, process=process, fitted_for=card, scores=scores, provenance=provenance)
+    ends = Ends(found, fits, points, Evaluator(teacher, test_on, asked.chunk, calls).errors(tables))
+    write(ends, card_of(teacher, test_on), path)
     state_of(path).unlink(missing_ok=True)
+    return ends.shown(f"{asked.stem}: learner {asked.learner.level}"), path
 
-    title = f"{asked.stem}: learner {asked.learner.level}"
-    return compared([start.name for start in found], points, errors, first, chosen, title), path
+
+def beginnings(asked: Lesson, teacher: Teacher, progress: Progress) -> tuple[list[Start], list[Start]]:
+    """What is learned from; the known solvers beside, whose answers an emulator begins with."""
+    if asked.files:
+        return starts.of_files(asked.files, teacher, asked.nfe, asked.insist, asked.learner), []
+    known = starts.of_known(*starts.tuned(asked.tuning, progress), asked.learner)
+    if not known:
+        raise CampaignError(f"No known solver of {asked.nfe} evaluations can be learned at level {asked.learner.level!r}.")
+    return known[: starts.COUNT], known[starts.COUNT :]
 
 
 def check_free(path: Path) -> None:
@@ -156,16 +146,53 @@ def check_free(path: Path) -> None:
         raise CampaignError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def compared(names: Sequence[str], points: Sequence[Point], errors: Tensor, first: int, chosen: int, title: str) -> Table:
-    """Every start, and what was learned from it below; squared test errors [2 starts, seeds] in that order, ratios to the start `first`."""
-    rows: list[list[Cell]] = []
-    for k, (name, point) in enumerate(zip(names, points, strict=True)):
-        best = min(point.curve, key=lambda entry: entry.select)
-        for row, label, entry in ((2 * k, name, point.curve[0]), (2 * k + 1, "  learned", best)):
-            mine = errors[row]
-            gain = Cell("1") if row == 2 * first else ratio_cell(ratio(mine, errors[2 * first], root_mean))
-            scores = Cell(number(entry.fit), number(entry.select)), interval_cell(interval(mine, root_mean))
-            robust = Cell(number(float(root_median(mine))), number(float(root_trimmed(mine))))
-            rows.append([Cell(label), gain, *scores, robust, Cell(percent(float(share_of_worst(mine))))])
-    header = ["start", "ratio", "fit\nselect", "test RMSE", "median\ntrimmed", "worst 3 %"]
-    return page.terminal(header, rows, title, "", 2 * chosen + 1)
+class Ends(NamedTuple):
+    """A fit from each start, where it ended, and squared test errors [2 starts, seeds]: of each start, and of what was learned from it."""
+
+    starts: list[Start]
+    fits: list[Fit]
+    points: list[Point]
+    errors: Tensor
+
+    @property
+    def best(self) -> int:
+        """Which ended best on `select`."""
+        return best_of(self.points)
+
+    @property
+    def first(self) -> int:
+        """Which began best there: what ratios are to."""
+        return min(range(len(self.points)), key=lambda k: self.points[k].curve[0].select)
+
+    def shown(self, title: str) -> Table:
+        """Every start, and what was learned from it below."""
+        rows: list[list[Cell]] = []
+        for k, (start, point) in enumerate(zip(self.starts, self.points, strict=True)):
+            best = min(point.curve, key=lambda entry: entry.select)
+            for row, label, entry in ((2 * k, start.name, point.curve[0]), (2 * k + 1, "  learned", best)):
+                mine = self.errors[row]
+                gain = Cell("1") if row == 2 * self.first else ratio_cell(ratio(mine, self.errors[2 * self.first], root_mean))
+                scores = Cell(number(entry.fit), number(entry.select)), interval_cell(interval(mine, root_mean))
+                robust = Cell(number(float(root_median(mine))), number(float(root_trimmed(mine))))
+                rows.append([Cell(label), gain, *scores, robust, Cell(percent(float(share_of_worst(mine))))])
+        header = ["start", "ratio", "fit\nselect", "test RMSE", "median\ntrimmed", "worst 3 %"]
+        return page.terminal(header, rows, title, "", 2 * self.best + 1)
+
+
+def write(ends: Ends, card: FittedFor, path: Path) -> None:
+    """The best table as a file at `path`, and its learning curve beside it."""
+    start, fit, point = ends.starts[ends.best], ends.fits[ends.best], ends.points[ends.best]
+    write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, fit.stages, fit.learner.objective)))
+    before, after = ends.errors[2 * ends.first], ends.errors[2 * ends.best + 1]
+    value, gain = interval(after, root_mean), ratio(after, before, root_mean)
+    relative = (f"start: {ends.starts[ends.first].name}", float(root_mean(before)), gain.value, gain.low, gain.high)
+    note = told(fit, point, start.origin) + (f"; the best of {len(ends.fits)} starts" if len(ends.fits) > 1 else "")
+    save(
+        fit.table(point),
+        path,
+        recipe=fit.recipe(point),
+        process=start.schedule.process,
+        fitted_for=card,
+        scores=[Score("rmse", len(after), value.value, value.low, value.high, *relative)],
+        provenance=msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=count_read(path.parent)),
+    )
