@@ -114,7 +114,8 @@ class SurrogateBatch(Batch):
         """As that of a Batch, exactly."""
         here = self._form(numbers, numbers.vector)
         slopes = torch.func.jacrev(lambda vector: torch.cat([each.flatten() for each in self._form(numbers, vector)]))(numbers.vector)
-        moves = (tangents @ slopes.T).split([each.numel() for each in here], 1)
+        moving = tangents.any(0)  # the label of pure noise is not among them, where lambda has no slope
+        moves = (tangents[:, moving] @ slopes[:, moving].T).split([each.numel() for each in here], 1)
         along = Form(*(move.reshape(-1, *each.shape[1:]) for move, each in zip(moves, here, strict=True)))
         ends, columns = zip(*(part.moved(here, along) for part in self.emulator.parts), strict=True)
         return self._residue(torch.cat(ends), view), self.ways.scaled(torch.cat(columns).transpose(0, 1))
