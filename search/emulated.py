@@ -107,24 +107,28 @@ class SurrogateBatch(Batch):
 
     def residual(self, table: Tableau, view: View) -> Tensor:
         """As that of a Batch."""
-        form_of = form([table], self.teacher.process, self.given)
-        return self._residue(torch.cat([part.ends(form_of)[0] for part in self.emulator.parts]), view)
+        here = self._form(table)
+        return self._residue(torch.cat([part.ends(here)[0] for part in self.emulator.parts]), view)
 
     def jacobian(self, numbers: Numbers, tangents: Tensor, view: View, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
         """As that of a Batch, exactly."""
-        here = self._form(numbers, numbers.vector)
-        slopes = torch.func.jacrev(lambda vector: torch.cat([each.flatten() for each in self._form(numbers, vector)]))(numbers.vector)
+
+        def flat(vector: Tensor) -> tuple[Tensor, Form]:
+            found = self._form(Tableau(numbers.fill(vector)))
+            return torch.cat([each.flatten() for each in found]), found
+
+        slopes, here = torch.func.jacrev(flat, has_aux=True)(numbers.vector)
         moving = tangents.any(0)  # the label of pure noise is not among them, where lambda has no slope
         moves = (tangents[:, moving] @ slopes[:, moving].T).split([each.numel() for each in here], 1)
         along = Form(*(move.reshape(-1, *each.shape[1:]) for move, each in zip(moves, here, strict=True)))
         ends, columns = zip(*(part.moved(here, along) for part in self.emulator.parts), strict=True)
         return self._residue(torch.cat(ends), view), self.ways.scaled(torch.cat(columns).transpose(0, 1))
 
-    def _form(self, numbers: Numbers, vector: Tensor) -> Form:
-        return form([Tableau(numbers.fill(vector))], self.teacher.process, self.given)
+    def _form(self, table: Tableau) -> Form:
+        return form([table], self.teacher.process, self.given)
 
     def _residue(self, ends: Tensor, view: View) -> Tensor:
-        return view(self.ways.scaled(ends)) - self.goal(view)
+        return self.residue((), self.ways.scaled(ends), view)
 
 
 def _rounded(key: Any) -> Any:

@@ -49,6 +49,15 @@ class Form(NamedTuple):
     sigmas: Tensor
     apart: Tensor
 
+    @property
+    def nfe(self) -> int:
+        """N."""
+        return self.lambdas.shape[1]
+
+    def place(self, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of evaluation k: lambda, alpha and sigma [K], and apart [K, e]."""
+        return self.lambdas[:, k], self.alphas[:, k], self.sigmas[:, k], self.apart[:, k]
+
 
 def form(tables: Sequence[Tableau], process: Process, given: Mapping[str, float]) -> Form:
     """The form of tables of one NFE, which inject no noise; differentiable in their numbers. given: every knob, as the teacher has it."""
@@ -99,15 +108,23 @@ class Points:
         """In single precision."""
         return Points(self.u.float(), self.lambdas.float())
 
-    def near(self, other: "Points") -> tuple[Tensor, Tensor, Tensor]:
-        """u u' [S, n, n'], 1 / q of lambdas [n, n'], and q of everything [S, n, n']."""
+    def near(self, other: "Points") -> "Near":
+        """How these lie to others."""
         along, inner = 1 + (self.lambdas[:, None] - other.lambdas).square(), self.u @ other.u.mT
-        return inner, along, 1 / (self.sizes[..., None] + other.sizes[:, None] - 2 * inner + along)
+        return Near(inner, along, 1 / (self.sizes[..., None] + other.sizes[:, None] - 2 * inner + along))
 
-    def kernel(self, other: "Points") -> Tensor:
+
+class Near(NamedTuple):
+    """Of n points to n' others: u u' [S, n, n'], 1 / q of lambdas [n, n'], and q of everything [S, n, n']."""
+
+    inner: Tensor
+    along: Tensor
+    close: Tensor
+
+    @property
+    def kernel(self) -> Tensor:
         """Covariances [S, n, n']."""
-        inner, along, close = self.near(other)
-        return inner / along + BENT * close
+        return self.inner / self.along + BENT * self.close
 
 
 class Emulator:
@@ -142,11 +159,10 @@ class Part:
         """Where K tables end, [K, S, m]."""
         paths = self.paths
         answers = paths.noise.new_zeros(len(form.a), len(paths.noise), 0, paths.noise.shape[1])
-        for k in range(form.lambdas.shape[1]):
-            x = _state(paths, form, answers, k).transpose(0, 1)
-            answer = self.answer(x, form.lambdas[:, k], form.alphas[:, k], form.sigmas[:, k], form.apart[:, k])
+        for k in range(form.nfe):
+            answer = self.answer(_state(paths, form, answers, k).transpose(0, 1), *form.place(k))
             answers = torch.cat([answers, answer.transpose(0, 1)[:, :, None]], 2)
-        return _state(paths, form, answers, form.lambdas.shape[1])
+        return _state(paths, form, answers, form.nfe)
 
     def errors(self, form: Form) -> Tensor:
         """[K, S]."""
@@ -156,11 +172,11 @@ class Part:
         """Of n states on every seed, [S, n, m]."""
         own, eps = self.paths.there(lambdas)
         here = Points.of(_z(self.paths, x, alphas, sigmas, own, eps), lambdas, apart).single()
-        return own + (here.kernel(self.known) @ self.weights).double()
+        return own + (here.near(self.known).kernel @ self.weights).double()
 
     def moved(self, form: Form, along: Form) -> tuple[Tensor, Tensor]:
         """Where one table ends, [S, m], and how P tangents of its form, stacked as tables are, move that, [S, P, m]."""
-        noise, count = self.paths.noise, form.lambdas.shape[1]
+        noise = self.paths.noise
         answers, moves = noise.new_zeros(len(noise), 0, noise.shape[1]), noise.new_zeros(len(noise), 0, len(along.a), noise.shape[1])
 
         def state(k: int) -> tuple[Tensor, Tensor]:
@@ -168,11 +184,10 @@ class Part:
             own = along.a[:, k, None] * noise[:, None] + torch.einsum("pj,sjm->spm", along.B[:, k, :k], answers)
             return _state(self.paths, form, answers[None], k)[0], own + torch.einsum("j,sjpm->spm", form.B[0, k, :k], moves)
 
-        for k in range(count):
-            places, tangents = ((f.lambdas[:, k], f.alphas[:, k], f.sigmas[:, k], f.apart[:, k]) for f in (form, along))
-            answer, move = self._answered(*state(k), places, tangents)
+        for k in range(form.nfe):
+            answer, move = self._answered(*state(k), form.place(k), along.place(k))
             answers, moves = torch.cat([answers, answer], 1), torch.cat([moves, move[:, None]], 1)
-        return state(count)
+        return state(form.nfe)
 
     def _answered(self, x: Tensor, dx: Tensor, places: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The answer to a state x [S, m], [S, 1, m], and its moves [S, P, m] by those of the state and of (lambda, alpha, sigma, o)."""
@@ -183,12 +198,12 @@ class Part:
         off = dx - da[:, None] * own - ds[:, None] * eps - dl[:, None] * (alpha * down + sigma * deps)
         dz = off / width / paths.pixels**0.5 - z * (sigma * ds[:, None] + floor.square() * alpha * da[:, None]) / width.square()
         here = Points.of(z, lambdas, apart).single()
-        inner, along, close = here.near(self.known)
-        bent = BENT * close.square()
-        by_u = self.known.u.mT @ ((1 / along + 2 * bent).mT * self.weights) - 2 * here.u.mT @ (bent @ self.weights)
-        by_lambda = -2 * ((here.lambdas - self.known.lambdas) * (inner / along.square() + bent)) @ self.weights
+        near = here.near(self.known)
+        bent = BENT * near.close.square()
+        by_u = self.known.u.mT @ ((1 / near.along + 2 * bent).mT * self.weights) - 2 * here.u.mT @ (bent @ self.weights)
+        by_lambda = -2 * ((here.lambdas - self.known.lambdas) * (near.inner / near.along.square() + bent)) @ self.weights
         du = torch.cat([dz / LENGTH, do.expand(len(dz), -1, -1)], -1)
-        answer = own + ((inner / along + BENT * close) @ self.weights).double()
+        answer = own + (near.kernel @ self.weights).double()
         return answer, du @ by_u.double() + dl[:, None] * (down + by_lambda.double())
 
 
@@ -205,7 +220,7 @@ def _part(paths: Paths, form: Form, moved: Tensor) -> Part:
     z = torch.where(drawn[..., None, None], z, 0.0)
     points = Points.of(z.transpose(0, 1).flatten(1, 2), form.lambdas.flatten(), form.apart.flatten(0, 1))
     unseen = torch.where(drawn, NOISE, UNSEEN).repeat_interleave(evaluations, 0).T
-    factor = torch.linalg.cholesky(points.kernel(points) + torch.diag_embed(unseen.double()))
+    factor = torch.linalg.cholesky(points.near(points).kernel + torch.diag_embed(unseen.double()))
     known = torch.where(drawn[..., None, None], moved, 0.0).transpose(0, 1).reshape(len(paths.noise), -1, size)
     weights = torch.cholesky_solve(known, factor)
     return Part(paths, points.single(), weights.float())
