@@ -9,7 +9,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from search import charts, page, starts, style
+from search import page, starts
 from search.campaign import callers, card_of, cores, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
@@ -181,6 +181,8 @@ class Ends(NamedTuple):
 
 def write(ends: Ends, card: FittedFor, path: Path) -> None:
     """The best table as a file at `path`, and its learning curve beside it."""
+    from search import charts, style  # here, because a mistake should not wait for matplotlib to be told
+
     start, fit, point = ends.starts[ends.best], ends.fits[ends.best], ends.points[ends.best]
     write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, fit.stages, fit.learner.objective)))
     before, after = ends.errors[2 * ends.first], ends.errors[2 * ends.best + 1]

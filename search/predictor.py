@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # whose parts are imported at their first use, and take a second that most commands never need
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.stats import kendalltau
 
 Array = NDArray[np.float64]
 SPREAD = 8.0  # widths of a feature; what lies farther out is as strange as it can be
@@ -89,8 +88,8 @@ class Predictor:
         best: tuple[float, float, float, Array, Array] | None = None
         words = WORDS if points.words.shape[1] else WORDS[:1]
         for length, word, noise in itertools.product(LENGTHS, words, NOISES):
-            factor = cholesky(_kernel(distances, length, word) + noise * np.eye(len(y)), lower=True)
-            weights = cho_solve((factor, True), y)
+            factor = scipy.linalg.cholesky(_kernel(distances, length, word) + noise * np.eye(len(y)), lower=True)
+            weights = scipy.linalg.cho_solve((factor, True), y)
             evidence = -0.5 * float(y @ weights) - float(np.log(factor.diagonal()).sum())
             if best is None or evidence > best[0]:
                 best = (evidence, length, word, factor, weights)
@@ -100,7 +99,7 @@ class Predictor:
     def predict(self, points: Points) -> tuple[Array, Array]:
         """Mean and standard deviation [n] of the log value."""
         k = _kernel(_distances(points, self.points), self.length, self.word)
-        reduced = solve_triangular(self.factor, k.T, lower=True)
+        reduced = scipy.linalg.solve_triangular(self.factor, k.T, lower=True)
         spread = np.sqrt(np.maximum(1.0 - (reduced**2).sum(0), 1e-12))
         return self.centre + self.scale * (k @ self.weights), self.scale * spread
 
@@ -125,5 +124,5 @@ def backwards(points: Points, values: Array, level: float, ahead: int = AHEAD) -
 
 def misleads(foreseen: Array, found: Array, level: float) -> bool:
     """Whether what was foreseen orders what was found the wrong way round (Kendall's tau, one-sided, at that level)."""
-    tau: Any = kendalltau(foreseen, found, alternative="less")
+    tau: Any = scipy.stats.kendalltau(foreseen, found, alternative="less")
     return bool(tau.pvalue < level)

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from search.evaluate import Drawn, Evaluator
@@ -41,7 +41,7 @@ def clearly_worse(errors: Tensor, reference: Tensor, level: float) -> bool:
         return True
     n = len(errors)
     difference = errors.sqrt() - reference[:n].sqrt()
-    return float(difference.mean()) > float(difference.std()) / math.sqrt(n) * float(student.ppf(1 - level, n - 1))
+    return float(difference.mean()) > float(difference.std()) / math.sqrt(n) * float(scipy.stats.t.ppf(1 - level, n - 1))
 
 
 def hopeless(errors: Tensor, reference: Tensor, level: float, objective: Objective) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
-from scipy.stats import kendalltau
 
 from search.encoding import Encoding
 from search.predictor import AHEAD, Array, Points, Predictor, Scale
@@ -82,5 +82,5 @@ def ranked(
 
 def tau(one: Sequence[float] | Array, other: Sequence[float] | Array) -> float:
     """Kendall's; 0 where it is not defined."""
-    found: Any = kendalltau(one, other)
+    found: Any = scipy.stats.kendalltau(one, other)
     return float(found.statistic) if np.isfinite(found.statistic) else 0.0

@@ -10,7 +10,8 @@ so that a run which was stopped goes on with the next. Each runs in a process of
     rows by adam   the same by Adam, at the rate that is best here         rows emulated  on an emulator alone (optimiser=emulated)
     rows as GS     at the rate that GS is trained with (Oganov et al. 2025), until `select` has not fallen for 50 passes; at NFE 5 alone
     starts         rows, from the three best starts, as `python train.py model=... nfe=...` does it
-    searched       `python search.py`            searched+learned   and then `learner=rows`
+    searched       `python search.py`            searched+learned   and then `learner=rows`; with more fit seeds, and then
+                   `python train.py` with those from what it wrote
 
 Level `parallel` has no cell: no known solver has parallel steps to start from. Fitted here by least squares, not by the papers' own
 optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
@@ -57,7 +58,8 @@ LEARNERS = {level: Learner(level=level, optimiser="lm") for level in LEVELS} | {
     "starts": Learner(),
 }
 QUESTIONS = [(model, nfe, 64) for nfe in (5, 4, 6, 8, 10, 3, 7, 9) for model in ("galaxies", "digits")]
-OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 256, 1024)]  # rows alone, beside those of 64
+OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 1024)]  # rows alone, beside those of 64
+MORE = [("galaxies", nfe, 256) for nfe in (5, 8, 4, 6, 10)]  # rows, and what was searched on 64 seeds and learned on these
 GUIDED = [("digits guided", nfe, 64) for nfe in (5, 8)]
 MODELS = {"galaxies": Named("galaxies")} | {  # as conf/model has them, so that search.py may run the campaign
     name: Named("digits", {"guidance": guidance}) for name, guidance in (("digits", 1.0), ("digits guided", 3.0))
@@ -85,7 +87,7 @@ class Cell(msgspec.Struct, frozen=True):
 def questions() -> list[tuple[str, int, int, str]]:
     """Every cell, in the order in which they are run."""
     whole = [(*q, what) for q in (*QUESTIONS, *GUIDED) for what in WHAT if what != "rows as GS" or q[1] == 5]
-    return whole + [(*question, "rows") for question in OVERFITTING]
+    return whole + [(*q, "rows") for q in OVERFITTING + MORE] + [(*q, "searched+learned") for q in MORE]
 
 
 def path_of(model: str, nfe: int, seeds: int, what: str) -> Path:
@@ -115,6 +117,9 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         found = Path(directory) / f"{Path(directory).name}.schedule.json"
         file = load(outcome.schedule_file if what == "searched+learned" else found)  # a campaign that was polished keeps both
         table, parameters, name = file.tableau, 0, (file.provenance.note or "found").split(",")[0]
+        if seeds > asked.seeds.fit:
+            again = starts.of_files([outcome.schedule_file], teacher, nfe, False, Learner())
+            table, parameters, _ = fitted(ours, fit_on, [again[0].schedule], 1, Learner())
     else:
         learner = LEARNERS[what]
         begin, count = starts.of_known(ours, known, learner), starts.COUNT if what == "starts" else 1
