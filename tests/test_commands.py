@@ -150,6 +150,30 @@ def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_anoth
     assert re.fullmatch(r"error: This schedule was fitted for another model .*\n", other.stderr)
 
 
+def test_a_command_that_is_asked_to_stop_while_python_runs_a_destructor_stops_all_the_same():
+    done = run(
+        "-c",
+        """if True:
+            import signal, sys, time
+            from conf.entry import start
+
+            class Going:
+                def __del__(self):
+                    signal.raise_signal(signal.SIGTERM)
+
+            def main():
+                try:
+                    Going()
+                    time.sleep(60)
+                except KeyboardInterrupt:
+                    sys.exit("stopped")
+
+            start(main)
+        """,
+    )
+    assert (done.returncode, done.stderr) == (1, "stopped\n")
+
+
 def test_search_answers_an_unknown_word_and_a_wrong_number_in_one_line():
     for words, sentence in (
         (["model=cats"], "digits galaxies gaussian mixture"),
