@@ -1,10 +1,10 @@
 # make search: find a schedule for the embedded model.   make test: everything CI runs.   make bench: speed, printed.
-# make bench-learn: what learning gains, hours; goes on where it was stopped.
+# make bench-learn: what learning gains, hours; goes on where it was stopped.   make bench-memory: what an iteration of it takes.
 PYTHON ?= python3.11
 BIN := .venv/bin
 LPIPS := .cache/lpips-weights
 
-.PHONY: search test bench bench-search bench-learn conformance install
+.PHONY: search test bench bench-search bench-learn bench-memory conformance install
 search: install
 	$(BIN)/python search.py
 
@@ -26,6 +26,9 @@ bench-search: install
 
 bench-learn: install
 	$(BIN)/python tests/bench_learn.py
+
+bench-memory: install
+	$(BIN)/python tests/bench_memory.py
 
 install: .venv/installed $(LPIPS)/installed
 

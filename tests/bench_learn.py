@@ -10,8 +10,8 @@ so that a run which was stopped goes on with the next. Each runs in a process of
     rows by adam   the same by Adam, at the rate that is best here         rows emulated  on an emulator alone (optimiser=emulated)
     rows as GS     at the rate that GS is trained with (Oganov et al. 2025), until `select` has not fallen for 50 passes; at NFE 5 alone
     starts         rows, from the three best starts, as `python train.py model=... nfe=...` does it
-    searched       `python search.py`            searched+learned   and then `learner=rows`; with more fit seeds, and then
-                   `python train.py` with those from what it wrote
+    searched       `python search.py`            searched+learned   and then `learner=rows`; where there are more fit seeds than it
+                   searches on, `python train.py` with those, from what it found and from the best known solver
 
 Level `parallel` has no cell: no known solver has parallel steps to start from. Fitted here by least squares, not by the papers' own
 optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
@@ -111,15 +111,17 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         item = next(item for item in known if what == "known" or item.answer == "network")
         table, parameters, name = compile(baselines.schedule(item, teacher)), 0, item.name
     elif what.startswith("searched"):
+        polish = what == "searched+learned" and seeds == asked.seeds.fit
         with Progress() as progress:
-            outcome = run(msgspec.structs.replace(asked, learner=Learner() if what == "searched+learned" else None), progress)
+            outcome = run(msgspec.structs.replace(asked, learner=Learner() if polish else None), progress)
         assert outcome is not None  # nobody else works on it
         found = Path(directory) / f"{Path(directory).name}.schedule.json"
-        file = load(outcome.schedule_file if what == "searched+learned" else found)  # a campaign that was polished keeps both
+        file = load(outcome.schedule_file if polish else found)  # a campaign that was polished keeps both
         table, parameters, name = file.tableau, 0, (file.provenance.note or "found").split(",")[0]
-        if seeds > asked.seeds.fit:
-            again = starts.of_files([outcome.schedule_file], teacher, nfe, False, Learner())
-            table, parameters, _ = fitted(ours, fit_on, [again[0].schedule], 1, Learner())
+        if what == "searched+learned" and not polish:
+            begin = [*starts.of_files([str(found)], teacher, nfe, False, Learner()), *starts.of_known(ours, known, Learner())[:1]]
+            table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], len(begin), Learner())
+            name = f"learned at level rows from {begin[best].name}"
     else:
         learner = LEARNERS[what]
         begin, count = starts.of_known(ours, known, learner), starts.COUNT if what == "starts" else 1
