@@ -11,7 +11,7 @@ so that a run which was stopped goes on with the next. Each runs in a process of
     rows as GS     at the rate that GS is trained with (Oganov et al. 2025), until `select` has not fallen for 50 passes; at NFE 5 alone
     starts         rows, from the three best starts, as `python train.py model=... nfe=...` does it
     searched       `python search.py`            searched+learned   and then `learner=rows`; where there are more fit seeds than it
-                   searches on, `python train.py` with those, from what it found and from the best known solver
+                   searches on, `python train.py` with those, from what it found
 
 Level `parallel` has no cell: no known solver has parallel steps to start from. Fitted here by least squares, not by the papers' own
 optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
@@ -119,9 +119,9 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         file = load(outcome.schedule_file if polish else found)  # a campaign that was polished keeps both
         table, parameters, name = file.tableau, 0, (file.provenance.note or "found").split(",")[0]
         if what == "searched+learned" and not polish:
-            begin = [*starts.of_files([str(found)], teacher, nfe, False, Learner()), *starts.of_known(ours, known, Learner())[:1]]
-            table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], len(begin), Learner())
-            name = f"learned at level rows from {begin[best].name}"
+            (begin,) = starts.of_files([str(found)], teacher, nfe, False, Learner())
+            table, parameters, _ = fitted(ours, fit_on, [begin.schedule], 1, Learner())
+            name = "learned at level rows from what was found"
     else:
         learner = LEARNERS[what]
         begin, count = starts.of_known(ours, known, learner), starts.COUNT if what == "starts" else 1
