@@ -14,8 +14,7 @@ OPEN = ("model.options.", "sampler.options.", "space.among.", "space.counts.", "
 def start(main: Callable[[], None], lists: Sequence[str] = ()) -> None:
     """Run a function that Hydra has wrapped. `lists`: the settings that may be given as NAME=A,B, which to Hydra means two runs."""
     sys.argv[1:] = [spelled for word in sys.argv[1:] for spelled in as_hydra_spells(word, lists)]
-    for ending in (signal.SIGTERM, signal.SIGALRM):  # whoever is asked to end, as by Slurm or Kubernetes, ends as by Ctrl-C
-        signal.signal(ending, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever is asked to end, as by Slurm or Kubernetes, ends as by Ctrl-C
     sys.unraisablehook = ask_again
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints a page of its own
     try:
@@ -27,6 +26,7 @@ def start(main: Callable[[], None], lists: Sequence[str] = ()) -> None:
 def ask_again(unraisable: "sys.UnraisableHookArgs") -> None:
     """For sys.unraisablehook: Python drops a KeyboardInterrupt that arrives within a destructor; here it comes once more, shortly after."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, 0.05)
     else:
         sys.__unraisablehook__(unraisable)

@@ -24,7 +24,8 @@ from search.relaxed import relaxed
 from search.residuals import Batch, batches
 from search.task import Memory, Moved, Task
 from search.trajectory import trajectory_batches
-from solvers import SolverSchedule, Tableau, compile
+from solvers import ScheduleError, SolverSchedule, Tableau, compile
+from solvers.weighted import weighted
 from teacher.denoiser import Teacher
 from teacher.trajectories import Targets
 
@@ -109,8 +110,13 @@ class Fit:
         return self.form(point.best_stage).table(torch.tensor(point.best_theta, dtype=torch.float64))
 
     def recipe(self, point: Point) -> SolverSchedule | None:
-        """The steps that compile to that table; none once coefficients have left their theory."""
-        return None if self.form(point.best_stage).deltas else self.steps(point)
+        """The steps that compile to that table, of method "weights" where coefficients left their theory; none if there cannot be any."""
+        if not self.form(point.best_stage).deltas:
+            return self.steps(point)
+        try:
+            return weighted(self.table(point), self.schedule.process)
+        except ScheduleError:  # two evaluations at one noise level, as Heun's method makes them
+            return None
 
     def steps(self, point: Point) -> SolverSchedule:
         """The steps with the times and labels of that table: the theory that its coefficients are learned from."""

@@ -14,10 +14,11 @@ And two that stand alone and move numbers of the steps; times stay:
 
 Coefficients are theory(times) + delta. A row, written from the last state x_s that is noisier than it,
 
-    x_r = keep x_s + sum_j (C_j + gain delta_j) D_j,    keep = sigma_r / sigma_s,  gain = alpha_r - keep alpha_s,
+    x_r = K (1 + delta) x_s + sum_j (C_j + gain delta_j) D_j,    gain = alpha_r - sigma_r / sigma_s alpha_s,
 
-where C comes from `compile` at the present times. A history of states adds nothing: any table over states and answers has
-this form. Consistency "kept" holds sum delta = 0, exact where all data is one point; "relaxed" frees it, and keep too.
+where K and C come from `compile` at the present times, and K = sigma_r / sigma_s wherever data that is one point is solved exactly.
+A history of states adds nothing: any table over states and answers has this form. Consistency "kept" holds sum delta = 0, which
+keeps that exactness; "relaxed" frees it, and K too.
 """
 
 import functools
@@ -30,6 +31,7 @@ from torch import Tensor
 from search.errors import CampaignError
 from search.gaps import jumps, levels, time_at
 from solvers import METHODS, ScheduleError, SolverSchedule, Step, Tableau, compile
+from solvers.anchor import anchored
 from solvers.tableau import START, Coefficient, Row
 
 NESTED = ("times", "times+labels", "weights", "rows")
@@ -108,17 +110,22 @@ class Parametrisation:
         """(row, answer) of every free coefficient; what the row has of its own comes first. Answer -1 is the state."""
         if self.level in ("times", "times+labels", *ALONE):
             return ()
-        forms, table = self._forms, self._start.dense()
-        own, other = list[tuple[int, int]](), list[tuple[int, int]]()
-        for r in range(1, len(forms)):
-            index, source = forms[r][0], forms[forms[r][1]][0]
-            keep = table.a[index] / table.a[source]
-            for j in range(r if self.consistency == "relaxed" else r - 1):
-                has = abs(float(table.B[index, j] - keep * table.B[source, j])) > 1e-12
-                (own if has else other).append((r, j))
+        forms = self._forms
+        free = [(r, j) for r in range(1, len(forms)) for j in range(r if self.consistency == "relaxed" else r - 1)]
+        own, other = [pair for pair in free if pair in self._own], [pair for pair in free if pair not in self._own]
         kept = len(forms) - (self.schedule.times[-1] == self.schedule.process.t_clean)  # a clean end keeps nothing of its state
         states = [(r, -1) for r in range(1 if forms[0][0] == 0 else 0, kept)] if self.consistency == "relaxed" else []
         return (*own, *states, *(other if self.level == "rows" else ()))
+
+    @functools.cached_property
+    def _own(self) -> frozenset[tuple[int, int]]:
+        """(row, answer) of the coefficients that the schedule's rows have."""
+        forms, table, found = self._forms, self._start.dense(), set[tuple[int, int]]()
+        for r in range(1, len(forms)):
+            index, source = forms[r][0], forms[forms[r][1]][0]
+            added = table.B[index] - _share(table.a[index], table.a[source]) * table.B[source]
+            found |= {(r, j) for j in range(r) if abs(float(added[j])) > 1e-12}
+        return frozenset(found)
 
     @functools.cached_property
     def _start(self) -> Tableau:
@@ -144,7 +151,7 @@ class Parametrisation:
 
     def numbers(self, theta: Tensor) -> dict[str, Tensor]:
         """The numbers of the steps that theta moves, as `compile` takes them."""
-        found = {name: [_own(step, name) for step in self.schedule.steps] for name, _ in self._moving}
+        found = {name: [_number(step, name) for step in self.schedule.steps] for name, _ in self._moving}
         for (name, i), moved in zip(self._moving, theta[: len(self._moving)], strict=True):
             found[name][i] = found[name][i] + (_inside(found[name][i], moved) if name.startswith("at") else moved)
         return {name: torch.stack(column) for name, column in found.items()}
@@ -185,26 +192,16 @@ class Parametrisation:
         for r in range(1, len(forms)):
             (i, s), newest = forms[r], r - 1
             source = forms[s][0]
-            keep = points[r][1] / points[s][1]
-            gain = points[r][0] - keep * points[s][0]
-            state = keep * (1 + delta[r, -1]) if (r, -1) in delta else keep
-            terms: dict[str, Coefficient] = {names[s]: state}
-            if abs(float(self._rest[r])) > 1e-12:
-                terms[START] = dense.a[i] - keep * dense.a[source]
+            gain = points[r][0] - points[r][1] / points[s][1] * points[s][0]
+            keep = _share(dense.a[i], dense.a[source])
+            terms: dict[str, Coefficient] = {names[s]: keep * (1 + delta[r, -1]) if (r, -1) in delta else keep}
             moved = [delta.get((r, j), torch.zeros((), dtype=torch.float64)) for j in range(r)]
             if self.consistency == "kept":
                 moved[newest] = moved[newest] - sum(moved[:newest])
-            terms |= {f"D{j}": dense.B[i, j] - keep * dense.B[source, j] + gain * moved[j] for j in range(r)}
+            read = [j for j in range(r) if j == newest or (r, j) in delta or (r, j) in self._own]
+            terms |= {f"D{j}": dense.B[i, j] - keep * dense.B[source, j] + gain * moved[j] for j in read}
             rows.append(Row(names[r], theory.rows[i].time, terms, theory.rows[i].evaluation))
-        return Tableau(tuple(rows), sigma=theory.sigma)
-
-    @functools.cached_property
-    def _rest(self) -> list[float]:
-        """What each row of the schedule keeps of x_T beyond its share of x_s: zero wherever all data being one point is solved exactly."""
-        table = self._start
-        a, process = table.dense().a, self.schedule.process
-        sigmas = [process.sigma(table.rows[i].time) for i, _ in self._forms]
-        return [float(a[i] - sigmas[r] / sigmas[s] * a[self._forms[s][0]]) for r, (i, s) in enumerate(self._forms)]
+        return Tableau(tuple(anchored(rows, names) if process.anchored else rows), sigma=theory.sigma)
 
     def recipe(self, theta: Tensor) -> SolverSchedule:
         """The steps with the times and labels of theta, in floats: what the rows are the theory and the deltas of."""
@@ -224,7 +221,12 @@ class Parametrisation:
         return compile(recipe) if not self.deltas else self(theta).settled()
 
 
-def _own(step: Step, name: str) -> Tensor:
+def _share(a: Tensor, of: Tensor) -> Tensor:
+    """What a state keeps of the one it is written from, where that keeps `of` of x_T: nothing of a state that keeps none."""
+    return torch.where(of == 0, a, a / torch.where(of == 0, 1, of))
+
+
+def _number(step: Step, name: str) -> Tensor:
     return torch.tensor(step.numbers.get(name, METHODS[step.method].numbers.get(name, 0.0)), dtype=torch.float64)
 
 

@@ -18,8 +18,9 @@ from search.settings import Named, Settings
 from search.space import table_distance
 from search.tune import tune_known
 from search.warm import between_ends
-from solvers import FittedFor, Provenance, ScheduleFile, SolverSchedule, Tableau, compile, load
+from solvers import FittedFor, Provenance, ScheduleError, ScheduleFile, SolverSchedule, Tableau, compile, load
 from solvers.commands.interpolate import for_nfe
+from solvers.weighted import weighted
 from teacher import models
 from teacher.denoiser import Teacher
 
@@ -58,10 +59,12 @@ def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bo
 
 
 def _of_file(file: ScheduleFile, path: str, teacher: Teacher, nfe: int) -> Start:
-    if file.recipe is None:
-        raise CampaignError(f"{path} carries rows but no recipe; only a schedule with steps can be learned.")
-    recipe = between_ends(file.recipe, teacher, path)
-    name, own, moved = Path(path).name.removesuffix(".schedule.json"), compile(recipe).nfe, recipe != file.recipe
+    try:
+        theirs = file.recipe or weighted(file.tableau, file.process)
+    except ScheduleError as error:
+        raise CampaignError(f"{path} carries rows but no steps to learn from, and none can be made of them. {error}") from None
+    recipe = between_ends(theirs, teacher, path)
+    name, own, moved = Path(path).name.removesuffix(".schedule.json"), compile(recipe).nfe, recipe != theirs
     origin = file.id + " moved to the model's ends" * moved
     if own == nfe:
         return Start(recipe, name, origin, file.provenance)

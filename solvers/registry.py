@@ -24,6 +24,7 @@ FILES = (
     "taylor",
     "mrs",
     "parallel",
+    "weights",
 )
 FAMILIES: tuple[Family, ...] = tuple(import_module(f".{file}", __package__).FAMILY for file in FILES)
 

@@ -11,7 +11,7 @@ so that a run which was stopped goes on with the next. Each runs in a process of
     rows as GS     at the rate that GS is trained with (Oganov et al. 2025), until `select` has not fallen for 50 passes; at NFE 5 alone
     starts         rows, from the three best starts, as `python train.py model=... nfe=...` does it
     searched       `python search.py`            searched+learned   and then `learner=rows`; where there are more fit seeds than it
-                   searches on, `python train.py` with those, from what it found
+                   searches on, `python train.py` with those, from what it found and the best known solver
 
 Level `parallel` has no cell: no known solver has parallel steps to start from. Fitted here by least squares, not by the papers' own
 optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
@@ -82,6 +82,7 @@ class Cell(msgspec.Struct, frozen=True):
     cost: float  # CPU time of the fit, in that of a thousand evaluations of 64 seeds, so that it means the same on any machine
     seconds: float
     memory: int  # peak of the process, MiB
+    errors: tuple[float, ...] = ()  # mean square of every test seed, for pairing with other cells; older cells have none
 
 
 def questions() -> list[tuple[str, int, int, str]]:
@@ -93,6 +94,17 @@ def questions() -> list[tuple[str, int, int, str]]:
 def path_of(model: str, nfe: int, seeds: int, what: str) -> Path:
     """Where a cell is kept."""
     return CELLS / f"{model.replace(' ', '-')}-{nfe}-{seeds}-{what.replace('+', '-').replace(' ', '-')}.json"
+
+
+def read(*question: Any) -> Cell | None:
+    """A cell that is there."""
+    path = path_of(*question)
+    return msgspec.json.decode(path.read_bytes(), type=Cell) if path.exists() else None
+
+
+def spread(i: Interval, form: str) -> str:
+    """A value with its interval."""
+    return f"{i.value:{form}} ({i.low:{form}} to {i.high:{form}})"
 
 
 def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
@@ -119,9 +131,9 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         file = load(outcome.schedule_file if polish else found)  # a campaign that was polished keeps both
         table, parameters, name = file.tableau, 0, (file.provenance.note or "found").split(",")[0]
         if what == "searched+learned" and not polish:
-            (begin,) = starts.of_files([str(found)], teacher, nfe, False, Learner())
-            table, parameters, _ = fitted(ours, fit_on, [begin.schedule], 1, Learner())
-            name = "learned at level rows from what was found"
+            begin = [*starts.of_files([str(found)], teacher, nfe, False, Learner()), starts.of_known(ours, known, Learner())[0]]
+            table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], len(begin), Learner())
+            name = f"learned at level rows from {'what was found' if best == 0 else begin[best].name}"
     else:
         learner = LEARNERS[what]
         begin, count = starts.of_known(ours, known, learner), starts.COUNT if what == "starts" else 1
@@ -143,6 +155,7 @@ def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
         0.0 if what.startswith("known") else spent / unit / 1000,
         spent,
         memory,
+        tuple(float(f"{error:.6g}") for error in test[1]),
     )
 
 
@@ -178,14 +191,22 @@ def evaluation_time(ours: Campaign, table: Tableau) -> float:
 def table() -> str:
     """The cells as Markdown."""
     names = ["model", "NFE", "fit seeds", "what", "parameters", "fit", "select", "test (95 %)", "median", "trimmed", "worst 3 % hold"]
-    names += ["ratio (95 %)", "LPIPS alex", "vgg", "cost", "MiB", "sampler"]
+    names += ["ratio (95 %)", "to rows (95 %)", "LPIPS alex", "vgg", "cost", "MiB", "sampler"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for question in sorted(questions(), key=lambda q: (q[0], q[1], q[2], WHAT.index(q[3]))):
-        if not path_of(*question).exists():
+        c, rows = read(*question), read(*question[:3], "rows")
+        if c is None:
             continue
-        c = msgspec.json.decode(path_of(*question).read_bytes(), type=Cell)
-        spread = [f"{i.value:{form}} ({i.low:{form}} to {i.high:{form}})" for i, form in ((c.test, ".4f"), (c.ratio, ".3f"))]
-        numbers = [f"{c.fit:.4f}", f"{c.select:.4f}", spread[0], f"{c.median:.4f}", f"{c.trimmed:.4f}", f"{100 * c.worst:.0f} %", spread[1]]
+        paired = ratio(torch.tensor(c.errors), torch.tensor(rows.errors), root_mean) if rows and c.errors and rows.errors else None
+        numbers = [
+            f"{c.fit:.4f}",
+            f"{c.select:.4f}",
+            spread(c.test, ".4f"),
+            f"{c.median:.4f}",
+            f"{c.trimmed:.4f}",
+            f"{100 * c.worst:.0f} %",
+        ]
+        numbers += [spread(c.ratio, ".3f"), spread(paired, ".3f") if paired and question[3] != "rows" else ""]
         numbers += [f"{c.lpips[k]:.4f}" if k in c.lpips else "" for k in ("lpips-alex", "lpips-vgg")]
         fitted = [f"{c.cost:.2f}" if c.cost >= 0.005 else "", str(c.memory), c.sampler]
         lines.append("| " + " | ".join([*map(str, question), str(c.parameters or ""), *numbers, *fitted]) + " |")

@@ -17,10 +17,13 @@ def interpolated(schedule: SolverSchedule, steps: int) -> SolverSchedule:
 
     log sigma of the states is a function of the step's place in [0, 1]; it is interpolated monotonically (piecewise linear),
     the clean end set apart. Labels keep their distance to the state in lambda; words and numbers are those of the nearest
-    step; orders never ask for more evaluations than there are. Raises ScheduleError.
+    step; orders never ask for more evaluations than there are. Raises
+    ScheduleError, also for steps of method "weights".
     """
     if not 1 <= steps <= 1000:
         raise ScheduleError(f"A schedule makes 1 to 1000 steps, not {steps}.")
+    if any(step.method == "weights" for step in schedule.steps):
+        raise ScheduleError("Coefficients that were learned for one budget mean nothing at another: take the schedule they started from.")
     process, clean = schedule.process, schedule.times[-1] == schedule.process.t_clean
     noisy = schedule.times[:-1] if clean else schedule.times
     count = steps if clean else steps + 1

@@ -51,6 +51,8 @@ def _of_recipe(file: ScheduleFile) -> list[str]:
     if file.recipe is None:
         return ["its rows have no recipe"]
     steps = file.recipe.steps
+    if {step.method for step in steps} == {"weights"}:
+        return ["steps with coefficients of their own"]
     orders, spaces = sorted({step.order for step in steps}), sorted({step.space for step in steps})
     of = f"order {orders[0]}" if len(orders) == 1 else f"orders {orders[0]} to {orders[-1]}"
     corrected = sum(step.corrector > 0 for step in steps)
@@ -77,8 +79,9 @@ def draw_steps(file: ScheduleFile) -> list[str]:
 
 def in_words(step: Step) -> str:
     """What a step does, but not where it goes and what time the network is told."""
-    words = [f"order {step.order} in {step.space}" if step.method == "multistep" else f"{step.method} in {step.space}"]
-    words += [f"over {step.domain}"] if step.order > 1 or step.corrector or step.method != "multistep" else []
+    name = f"order {step.order}" if step.method == "multistep" else step.method
+    words = [name] if name == "weights" else [f"{name} in {step.space}"]
+    words += [f"over {step.domain}"] if step.order > 1 or step.corrector or step.method not in ("multistep", "weights") else []
     words += [f"{step.moment} weights"] if step.moment != "exact" else []
     words += [f"corrected with {step.corrector}"] if step.corrector else []
     words += [f"relaxed by {step.relax:.3g}"] if step.relax != 1 else []
