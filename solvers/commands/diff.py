@@ -1,6 +1,6 @@
 """`diff A B`: how two schedules differ, and whether they are the same sampler."""
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -46,4 +46,6 @@ def _coefficients(file: ScheduleFile) -> str:
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_number(each)}" for name, each in cast("dict[str, Any]", value).items()) or "none"
     return f"{value:.6g}" if isinstance(value, float) else repr(value)
