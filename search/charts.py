@@ -116,11 +116,9 @@ def learning(curve: Sequence[Entry], stages: Sequence[Stage], objective: str) ->
     axes.plot([entry.select for entry in curve], color=FOUND, marker="o", ms=4, label="select")
     best = min(range(len(curve)), key=lambda k: curve[k].select)
     axes.plot(best, curve[best].select, "o", ms=11, mfc="none", color=FOUND, label="kept")
-    for k, entry in enumerate(curve):
-        if k == 1 or (k > 1 and entry.stage != curve[k - 1].stage):
+    headings = [stages[entry.stage].heading for entry in curve]
+    for k, heading in list(enumerate(headings))[1:]:
+        if k == 1 or heading != headings[k - 1]:
             axes.axvline(k - 0.5, color=GREY, lw=0.8, ls=":")
-            stage = stages[entry.stage]
-            words = f"{stage.level}, {stage.shrink:g}, {stage.optimiser}"
-            axes.text(k - 0.4, 0.99, words, transform=axes.get_xaxis_transform(), rotation=90, va="top", size=8, color=GREY)
-    axes.legend(loc="lower left")
-    return figure
+            axes.text(k - 0.4, 0.99, heading, transform=axes.get_xaxis_transform(), rotation=90, va="top", size=8, color=GREY)
+    return finished(figure, axes)

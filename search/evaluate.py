@@ -54,6 +54,8 @@ def stack(tableaus: Sequence[Tableau], forms: Sequence[Dense], repeats: int) -> 
 
 def prefixes(tableau: Tableau, form: Dense) -> list[tuple[Any, ...]]:
     """One key per evaluation: two candidates of one batch are asked the same there if and only if their keys are equal."""
+    if tableau.layout:
+        return [((id(tableau), level),) for level in range(tableau.nfe)]  # it shares nothing
     so_far: tuple[Any, ...] = ()
     keys: list[tuple[Any, ...]] = []
     for r, asked in enumerate(tableau.evals):
@@ -110,7 +112,9 @@ class Evaluator:
         """
         for nfe in sorted({tableau.nfe for tableau in tableaus}):
             same = [index for index, tableau in enumerate(tableaus) if tableau.nfe == nfe]
-            for part in _parts(same, max(1, self.group // len(self.targets.seeds))):
+            alone = [[index] for index in same if tableaus[index].layout]  # coefficients of every element stand in no batch
+            shared = [index for index in same if not tableaus[index].layout]
+            for part in (*_parts(shared, max(1, self.group // len(self.targets.seeds))), *alone):
                 yield from zip(part, self._run([tableaus[index] for index in part]), strict=True)
 
     def images(self, tableau: Tableau) -> Tensor:

@@ -182,8 +182,9 @@ class Fit:
 
     def turn(self, point: Point) -> Point:
         """To the next stage, from what is best so far; weaker shrinkage is tried only while it helps."""
-        helped, (level, _, optimiser) = point.best < point.stale, self.stages[point.stage]
-        rest = [k for k, (after, _, by) in enumerate(self.stages) if k > point.stage and (helped or (after, by) != (level, optimiser))]
+        helped, now = point.best < point.stale, self.stages[point.stage]
+        later = [(k, stage) for k, stage in enumerate(self.stages) if k > point.stage]
+        rest = [k for k, stage in later if helped or (stage.level, stage.optimiser) != (now.level, now.optimiser)]
         if not rest:
             return msgspec.structs.replace(point, done=True)
         theta = self.form(rest[0]).zeros()

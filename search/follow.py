@@ -8,10 +8,11 @@ import msgspec
 import torch
 from rich.progress import Progress
 
+from search.by_statistics import ByStatistics
 from search.emulated import surrogate
 from search.errors import CampaignError
 from search.fit import Fit, Point
-from search.learner import Learner
+from search.learner import STATISTICS, Learner
 from solvers import SolverSchedule
 from solvers.atomic import write_atomically
 from teacher.denoiser import Teacher
@@ -34,6 +35,8 @@ def fits_from(
     progress: Progress,
 ) -> list[Fit]:
     """A fit from each start, on blocks (fit, select). Their emulator, if they have one, begins with the answers to those beside, too."""
+    if learner.level == STATISTICS:
+        return [ByStatistics(teacher, schedule, *blocks, learner, progress) for schedule in starts]
     shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
     found = list[Fit]()
     for schedule in starts:
@@ -101,13 +104,14 @@ def best_of(points: Sequence[Point]) -> int:
 
 def told(work: Fit, point: Point, source: str) -> str:
     """What a file says of how it was learned and how far it moved."""
-    level, shrink, _ = work.stages[point.best_stage]
+    stage = work.stages[point.best_stage]
     deltas = point.best_theta[len(point.best_theta) - len(work.form(point.best_stage).deltas) :]
     form, theta = work.form(point.best_stage), torch.tensor(point.best_theta, dtype=torch.float64)
     before, after = form.numbers(0 * theta), form.numbers(theta)
     moved = "".join(f", {name} by up to {float((value - before[name]).abs().max()):.3g}" for name, value in after.items())
     moved += f", coefficients by up to {max(map(abs, deltas)):.3g} of a first-order step" if deltas else ""
     return (
-        f"learned at level {level} from {source}, {len(point.curve) - 1} iterations, {work.learner.objective}, shrinkage {shrink:g}; "
+        f"learned at level {stage.level}{stage.which} from {source}, {len(point.curve) - 1} iterations, {work.learner.objective}, "
+        f"shrinkage {stage.shrink:g}; "
         f"times moved by up to {work.distance(point):.3g} in lambda{moved}"
     )

@@ -8,27 +8,35 @@ from search.adam import Adam
 from search.errors import CampaignError
 from search.losses import SQUARES, Loss
 from search.objective import looks
-from search.parametrise import NESTED, check_words, suits
+from search.parametrise import LEVELS, NESTED, check_words, suits
 from search.paths import affordable
 from search.trajectory import holdable
 from solvers import SolverSchedule
 from teacher.denoiser import Teacher
+from teacher.statistics import span
 
+STATISTICS = "statistics"  # the level of search.by_statistics, which moves no number
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Stage(NamedTuple):
-    """A part of a fit."""
+    """A part of a fit; `which` tells apart those that differ in nothing else."""
 
     level: str
     shrink: float
     optimiser: str
+    which: str = ""
+
+    @property
+    def heading(self) -> str:
+        """All but `which`."""
+        return ", ".join(word for word in (self.level, f"{self.shrink:g}", self.optimiser) if word)
 
 
 class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may move, what it should make small, and how hard it is held.
 
-    level        one of LEVELS
+    level        one of LEVELS, or "statistics": of what follows objective and batch alone are for that
     through      levels on the way to it, each a stage before the next
     objective    one of losses.LOSSES
     consistency  "kept" or "relaxed": whether a row must be exact where all data is one point
@@ -59,7 +67,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
 
     def __post_init__(self) -> None:
-        check_words(self.level, self.consistency)
+        check_words(self.level, self.consistency, (*LEVELS, STATISTICS))
         way = [NESTED.index(level) if level in NESTED else -1 for level in (*self.through, self.level)]
         if self.through and (-1 in way or way != sorted(set(way))):
             raise CampaignError(f"Levels are passed through in the order {', '.join(NESTED)}, up to the one that is asked for.")
@@ -77,6 +85,8 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def require(self, teacher: Teacher, seeds: int) -> None:
         """Raise CampaignError if what should be small cannot be measured, or not be emulated on so many seeds, with this model."""
+        if self.level == STATISTICS:
+            span(teacher)  # which says what it needs
         if self.optimiser == "emulated" and not affordable(teacher, seeds):
             raise CampaignError(f"{teacher.name} has too many pixels for an emulator of it; choose learner.optimiser=lm or adam.")
         if self.objective == "trajectory" and not holdable(teacher, seeds):
@@ -88,7 +98,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def suits(self, schedule: SolverSchedule) -> bool:
         """Whether it can move anything of the schedule."""
-        return suits(schedule, self.level, self.consistency)
+        return self.level == STATISTICS or suits(schedule, self.level, self.consistency)
 
     def stages(self, without: str = "") -> list[Stage]:
         """In order, and without those of one optimiser."""

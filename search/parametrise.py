@@ -22,6 +22,7 @@ keeps that exactness; "relaxed" frees it, and K too.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -40,10 +41,10 @@ LEVELS = (*NESTED, *ALONE)
 CONSISTENCY = ("kept", "relaxed")
 
 
-def check_words(level: str, consistency: str) -> None:
+def check_words(level: str, consistency: str, levels: Sequence[str] = LEVELS) -> None:
     """Raise CampaignError for a word that does not exist."""
-    if level not in LEVELS:
-        raise CampaignError(f"There is no learner level {level!r}; there are {', '.join(LEVELS)}.")
+    if level not in levels:
+        raise CampaignError(f"There is no learner level {level!r}; there are {', '.join(levels)}.")
     if consistency not in CONSISTENCY:
         raise CampaignError(f"There is no consistency {consistency!r}; there are {', '.join(CONSISTENCY)}.")
 

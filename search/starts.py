@@ -11,7 +11,7 @@ from search import baselines, storage
 from search.board import Board
 from search.campaign import Campaign, campaign, claim
 from search.errors import CampaignError
-from search.learner import Learner
+from search.learner import STATISTICS, Learner
 from search.parametrise import Parametrisation
 from search.result import Known
 from search.settings import Named, Settings
@@ -53,7 +53,7 @@ def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bo
         file.require(teacher.card, insist=insist)
     found = [_of_file(file, path, teacher, nfe or files[0].executable.nfe) for file, path in zip(files, paths, strict=True)]
     for start in found:
-        if not Parametrisation(start.schedule, learner.level, learner.consistency).count:
+        if learner.level != STATISTICS and not Parametrisation(start.schedule, learner.level, learner.consistency).count:
             raise CampaignError(f"{start.name} has nothing that level {learner.level!r} moves.")
     return found
 

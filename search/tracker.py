@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search.settings import Tracker
+from solvers import load
+from solvers.sidecar import Operators
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class WandB:
         def send() -> None:
             artifact = wandb.Artifact(path.name.split(".")[0], type="schedule", metadata=facts)
             artifact.add_file(str(path))
+            if isinstance(said := load(path).executable.coefficients, Operators):
+                artifact.add_file(str(path.parent / said.name))
             run.log_artifact(artifact, aliases=["best", f"nfe-{facts['nfe']}"])
 
         self._try(send)

@@ -24,33 +24,41 @@ from solvers import At, Provenance, ScheduleError, ScheduleFile, Statistics, dpm
 from teacher import cache, models, trajectories
 from teacher.denoiser import Teacher
 from teacher.errors import TeacherError
+from teacher.trajectories import Targets
 
+KNOTS = 120  # lambdas at which statistics are measured
 WIDTH = 0.02  # in lambda, of the difference along the trajectory
 REACH = 0.05  # in sigmas, of the difference between states
 NAMES = ("y", "D", "slope")
 
 
-def facts_of(teacher: Teacher, knots: int, samples: int) -> dict[str, object]:
+def facts_of(teacher: Teacher, goal: Targets, knots: int) -> dict[str, object]:
     """What decides the statistics."""
-    return teacher.facts(trajectories.seeds_of("fit", samples)) | {"statistics": 2, "knots": knots, "samples": samples}
+    return teacher.facts(goal.seeds) | {"statistics": 2, "knots": knots, "samples": len(goal.seeds)}
+
+
+def span(teacher: Teacher) -> tuple[float, float]:
+    """The lambdas between which statistics are measured. Raises TeacherError where one is infinite."""
+    low, high = (float(teacher.process.lambda_of(t)) for t in (teacher.start, teacher.end))
+    if not -float("inf") < low < high < float("inf"):
+        raise TeacherError("Statistics are measured between a start with alpha > 0 and an end with sigma > 0; this model has others.")
+    return low, high
 
 
 def statistics(
     teacher: Teacher,
-    knots: int = 120,
-    samples: int = 64,
+    goal: Targets,
+    knots: int = KNOTS,
     root: Path = cache.ROOT,
-    tolerance: float = 1e-3,
     report: Callable[[int], None] = lambda done: None,
 ) -> Statistics:
-    """From the cache, or measured now on the images of the first `samples` seeds of the block `fit`. Raises TeacherError."""
-    low, high = (float(teacher.process.lambda_of(t)) for t in (teacher.start, teacher.end))
-    if not -float("inf") < low < high < float("inf") or knots < 3:
-        raise TeacherError("Statistics need three knots or more between a start with alpha > 0 and an end with sigma > 0.")
+    """From the cache, or measured now on the teacher's images. Raises TeacherError."""
+    low, high = span(teacher)
+    if knots < 3:
+        raise TeacherError(f"Statistics need three knots or more, not {knots}.")
 
     def measure() -> dict[str, Tensor]:
-        seeds = trajectories.seeds_of("fit", samples)
-        images = trajectories.targets(teacher, "fit", samples, tolerance, root).images.double()
+        seeds, images = goal.seeds, goal.images.double()
         lambdas = torch.linspace(low, high, knots, dtype=torch.float64)
         found: list[tuple[Tensor, Tensor]] = []
         for k, lambda_ in enumerate(lambdas.clamp(low + WIDTH, high - WIDTH).tolist()):
@@ -60,7 +68,7 @@ def statistics(
         l, s, b = fit(lambdas, diagonal, moments)  # noqa: E741
         return {"lambdas": lambdas, "l": l, "s": s, "b": b}
 
-    return Statistics(**cache.fetch(root, facts_of(teacher, knots, samples), measure))
+    return Statistics(**cache.fetch(root, facts_of(teacher, goal, knots), measure))
 
 
 def write(teacher: Teacher, found: Statistics, nfe: int, order: int, path: Path) -> ScheduleFile:
@@ -118,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m teacher.statistics", description="Measure the statistics for DPM-Solver-v3.")
     parser.add_argument("model", help="as in search.py model=...")
     parser.add_argument("--options", type=json.loads, default={}, help="""as in model.options, in JSON: '{"guidance": 2.0}'""")
-    parser.add_argument("--knots", type=int, default=120)
+    parser.add_argument("--knots", type=int, default=KNOTS)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--nfe", type=int, help="also write the schedule of so many evaluations ...")
     parser.add_argument("--to", type=Path, help="... to this file")
@@ -133,10 +141,9 @@ def main() -> None:
             named_grid("log-snr", teacher.process, said.nfe, teacher.start, teacher.end)
             if said.to.is_dir():
                 raise ScheduleError(f"{said.to} is a folder; name a file to write.")
-        found = statistics(
-            teacher, said.knots, said.samples, report=lambda k: print(f"\rknot {k} of {said.knots}", end="", file=sys.stderr)
-        )
-        print(cache.ROOT / f"{cache.key_of(facts_of(teacher, said.knots, said.samples))}.safetensors")
+        goal = trajectories.targets(teacher, "fit", said.samples)
+        found = statistics(teacher, goal, said.knots, report=lambda k: print(f"\rknot {k} of {said.knots}", end="", file=sys.stderr))
+        print(cache.ROOT / f"{cache.key_of(facts_of(teacher, goal, said.knots))}.safetensors")
         if said.to is not None:
             print(f"wrote {said.to}, id {write(teacher, found, said.nfe, said.order, said.to).id[:16]}")
     except (TeacherError, ScheduleError) as error:

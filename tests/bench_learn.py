@@ -5,6 +5,7 @@ so that a run which was stopped goes on with the next. Each runs in a process of
 
     known          the best of about 200 tuned known solvers, on `select`; what follows starts from the best that it can move
     known without AFS   the best of those that ask the network for every answer, as the papers' own baselines do
+    statistics     DPM-Solver-v3, on the times of the best known solver, which stays where none is better on `select`
     compensation   DC-Solver's ratios       times+labels   the parameters of LD3       weights   those of S4S, as theory + delta
     rows           the class of GS and BNS; all of these by Levenberg-Marquardt
     rows by adam   the same by Adam, at the rate that is best here         rows emulated  on an emulator alone (optimiser=emulated)
@@ -35,7 +36,7 @@ from search.adam import Adam
 from search.campaign import Campaign
 from search.evaluate import Evaluator
 from search.follow import best_of, fits_from, followed
-from search.learner import Learner
+from search.learner import STATISTICS, Learner
 from search.objective import Objective, objective, root_mean, root_median, root_trimmed, share_of_worst
 from search.perceptual import PerceptualError
 from search.result import Interval
@@ -49,7 +50,7 @@ from teacher.trajectories import Targets, targets
 HOME = Path(__file__).parents[1]
 CELLS = HOME / "docs" / "learning"
 SPACE: Any = OmegaConf.to_container(OmegaConf.load(HOME / "conf" / "space" / "full.yaml"))  # so that search.py may run the campaign
-LEVELS = ("compensation", "times+labels", "weights", "rows")
+LEVELS = ("statistics", "compensation", "times+labels", "weights", "rows")
 WHAT = ("known", "known without AFS", *LEVELS, "rows by adam", "rows as GS", "rows emulated", "starts", "searched", "searched+learned")
 LEARNERS = {level: Learner(level=level, optimiser="lm") for level in LEVELS} | {
     "rows by adam": Learner(optimiser="adam", iterations=150, patience=30, shrink=(1e-4,)),
@@ -166,7 +167,7 @@ def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], cou
         fits = fits_from(ours.teacher, schedules[:count], schedules[count:], blocks, learner, progress)
         ends = followed(fits, Path(nowhere) / "fits", "", progress)
     best = best_of(ends)
-    return fits[best].table(ends[best]), fits[best].form(ends[best].best_stage).count, best
+    return fits[best].table(ends[best]), 0 if learner.level == STATISTICS else fits[best].form(ends[best].best_stage).count, best
 
 
 def perceptual() -> dict[str, Objective]:

@@ -17,6 +17,7 @@ from solvers.dpm_solver_v3 import Statistics, dpm_solver_v3, plain
 from solvers.process import Process
 from teacher import models
 from teacher import statistics as measured
+from teacher.trajectories import targets
 
 F64 = torch.float64
 VP = CASES["vp-linear"].process
@@ -189,13 +190,14 @@ def test_what_it_cannot_do_is_one_sentence():
 
 def test_measured_statistics_of_a_gaussian_are_the_exact_ones(tmp_path: Path):
     teacher = models.load("gaussian")
-    found = measured.statistics(teacher, knots=60, samples=32, root=tmp_path)
+    goal = targets(teacher, "fit", 32, root=tmp_path)
+    found = measured.statistics(teacher, goal, knots=60, root=tmp_path)
     data = Gaussian(torch.zeros(16, dtype=F64), 1 / torch.arange(1, 17, dtype=F64))
     exact = gaussian_statistics(data, teacher.process, found.lambdas)
     inner = slice(1, -1)  # the two ends are measured a little inside
     assert (found.l - exact.l)[inner].abs().max() < 1e-3
     files = list(tmp_path.glob("*.safetensors"))
-    again = measured.statistics(teacher, knots=60, samples=32, root=tmp_path)
+    again = measured.statistics(teacher, goal, knots=60, root=tmp_path)
     assert torch.equal(again.b, found.b)
     assert sorted(tmp_path.glob("*.safetensors")) == sorted(files)
 
@@ -203,7 +205,7 @@ def test_measured_statistics_of_a_gaussian_are_the_exact_ones(tmp_path: Path):
 def test_measured_statistics_make_a_mixture_easier_than_plain_ones(tmp_path: Path):
     teacher = models.load("mixture")
     start, end = 0.9, 0.05
-    found = measured.statistics(teacher, knots=80, samples=64, root=tmp_path, tolerance=1e-2)
+    found = measured.statistics(teacher, targets(teacher, "fit", 64, 1e-2, tmp_path), knots=80, root=tmp_path)
     x = torch.randn(32, 16, generator=torch.Generator().manual_seed(8), dtype=F64)
     low, high = (float(teacher.process.lambda_of(t)) for t in (start, end))
     grid = [float(teacher.process.time_of(v)) for v in torch.linspace(low, high, 401, dtype=F64)]
