@@ -123,7 +123,8 @@ def test_train_writes_a_file_with_its_tensors_that_check_proves(tmp_path):
 
 
 def test_a_campaign_is_polished_by_it(tmp_path):
-    outcome = small(tmp_path / "c", nfe=4, learner={"level": "statistics"})
+    budget = {"trials": 8, "generation": 8, "finalists": 2, "known": 8}
+    outcome = small(tmp_path / "c", budget=budget, sampler={"name": "random"}, learner={"level": "statistics"})
     file = load(outcome.schedule_file)
     assert file.tableau.layout is not None
     assert outcome.found.ratio.high < 1
