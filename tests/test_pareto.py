@@ -20,8 +20,8 @@ from search.settings import settings
 from solvers import load
 
 BUDGETS = (3, 5)
-FRONT = {"nfe": list(BUDGETS), "budget": {"trials": 64, "known": 24, "generation": 4, "finalists": 4}}
-WORDS = ["nfe=[3,5]", "budget={trials: 64, known: 24, generation: 4, finalists: 4}", "perceptual=[]", "compare=[]"]
+FRONT = {"nfe": list(BUDGETS), "budget": {"trials": 40, "known": 24, "generation": 4, "finalists": 4}}
+WORDS = ["nfe=[3,5]", "budget={trials: 40, known: 24, generation: 4, finalists: 4}", "perceptual=[]", "compare=[]"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_every_budget_leaves_a_file_a_report_and_scores_beside_the_best_known_of
         assert file.id == part.schedule_id
         assert file.scores[0].value == part.found.rmse.value
         assert part.known >= 24
-        assert part.trials == 32
+        assert part.trials == 20
         assert part.test_reads == 1
         alone = result.read(directory / f"front-nfe{part.nfe}" / "result.json")
         assert (alone.found, alone.baseline, alone.schedule_file) == (part.found, part.baseline, part.schedule_file)
@@ -55,7 +55,7 @@ def test_the_study_is_a_front_to_optuna_and_every_trial_says_its_budget(finished
     with storage.opened(f"sqlite:///{directory / 'study.sqlite'}") as base:
         study = storage.open_study(base, "front", len(BUDGETS))
         stored, found, best_trials = study.get_trials(), storage.finished(study), study.best_trials
-    assert [t.user_attrs["nfe"] for t in stored] == [BUDGETS[n // 4 % 2] for n in range(64)]  # a generation in turn
+    assert [t.user_attrs["nfe"] for t in stored] == [BUDGETS[n // 4 % 2] for n in range(40)]  # a generation in turn
     assert all(t.values[1] == t.user_attrs["nfe"] for t in stored if t.values)
     assert [t.value for t in found] == [t.values and t.values[0] for t in stored]
     best = {nfe: min(t.values[0] for t in stored if t.values and t.values[1] == nfe) for nfe in BUDGETS}
@@ -93,11 +93,11 @@ def test_a_front_killed_in_the_middle_goes_on_to_the_same_trials_and_files_and_i
     directory = tmp_path / "front"
     process = search(directory, *WORDS, wait=False)
     deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None and written(directory) < 44:
+    while time.monotonic() < deadline and process.poll() is None and written(directory) < 28:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert written(directory) >= 44
+    assert written(directory) >= 28
     assert not (directory / "front.json").exists()
     again = small(directory, **FRONT)
     assert trials(directory) == trials(whole)
