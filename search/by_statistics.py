@@ -10,7 +10,7 @@ A strength with an order, a corrector and a tail is a stage of one iteration. `s
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 from rich.progress import Progress
@@ -29,6 +29,21 @@ from teacher.trajectories import Targets
 SHRINK = (0.0, 0.25, 0.5, 0.75)
 
 
+class Kind(NamedTuple):
+    """What `select` chooses among, and the words of dpm_solver_v3."""
+
+    shrink: float
+    order: int
+    corrector: str
+    tail: str
+
+
+def kinds(steps: int) -> list[Kind]:
+    """All of no higher order than there are steps; at order 1 no step is of a lower one, and the exact corrector changes nothing."""
+    found = itertools.starmap(Kind, itertools.product(SHRINK, range(1, min(steps, 3) + 1), CORRECTORS, ("lower", "full")))
+    return [kind for kind in found if kind.order > 1 or (kind.tail == "full" and kind.corrector != "exact")]
+
+
 class ByStatistics(Fit):
     """A fit whose stages are the samplers that the statistics make; the first is the schedule itself."""
 
@@ -37,20 +52,28 @@ class ByStatistics(Fit):
     ) -> None:
         super().__init__(teacher, schedule, fit_on, select_on, learner)
         task = progress.add_task("statistics", total=KNOTS)
-        found = statistics(teacher, fit_on, report=lambda done: progress.update(task, completed=done))
-        times = evenly(schedule, compile(schedule).nfe)
-        self.tables = dict(samplers(schedule, times, found))
-        self.stages = [Stage(STATISTICS, 1.0, ""), *self.tables]
+        self.measured = statistics(teacher, fit_on, report=lambda done: progress.update(task, completed=done))
+        self.even = evenly(schedule, compile(schedule).nfe)
+        self.kinds = kinds(len(self.even.steps))
+        self.stages = [Stage(STATISTICS, 1.0, ""), *(Stage(STATISTICS, kind.shrink, "") for kind in self.kinds)]
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (as the method that it stands for)
     def form(self, stage: int) -> Parametrisation:
         """Of the schedule itself: its numbers stay."""
         return Parametrisation(self.schedule, "times")
 
+    def sampler(self, stage: int) -> Tableau:
+        """The table of a stage."""
+        if not stage:
+            return compile(self.schedule)
+        (shrink, order, corrector, tail), found = self.kinds[stage - 1], self.measured
+        held = Statistics(found.lambdas, found.l + shrink * (1 - found.l), (1 - shrink) * found.s, (1 - shrink) * found.b)
+        return dpm_solver_v3(self.even.times, self.schedule.process, held, order, corrector=corrector, tail=tail)
+
     def step(self, point: Point) -> Point:
         """The next sampler."""
         stage, loss = point.stage + 1, Loss(self.learner.objective, point.delta)
-        table = self.tables[self.stages[stage]]
+        table = self.sampler(stage)
         select = self.selected(table, loss)
         entry = Entry(stage, loss.shown(loss.together(self.costs(self.fit_on, table, loss))), loss.shown(select))
         point = msgspec.structs.replace(point, stage=stage, curve=(*point.curve, entry), done=stage + 1 == len(self.stages))
@@ -58,26 +81,28 @@ class ByStatistics(Fit):
 
     def table(self, point: Point) -> Tableau:
         """What did best on `select`."""
-        return self.tables[self.stages[point.best_stage]] if point.best_stage else compile(self.schedule)
+        return self.sampler(point.best_stage)
 
     def recipe(self, point: Point) -> SolverSchedule | None:
         """The schedule, where nothing did better; coefficients of every element are no steps."""
         return None if point.best_stage else self.schedule
 
+    def steps(self, point: Point) -> SolverSchedule:
+        """The steps that a picture shows: those of the schedule, or plain ones at the times that are taken."""
+        return self.even if point.best_stage else self.schedule
 
-def evenly(schedule: SolverSchedule, steps: int) -> Sequence[float]:
-    """The times of the schedule, interpolated where its steps are not as many."""
-    if len(schedule.steps) == steps:
-        return schedule.times
+    def told(self, point: Point, source: str) -> str:
+        """What a file says of how it came to be."""
+        if not point.best_stage:
+            return f"{source} as it was, for none of {len(self.kinds)} kinds of DPM-Solver-v3 on its times did better on select"
+        shrink, order, corrector, tail = self.kinds[point.best_stage - 1]
+        return (
+            f"learned at level {STATISTICS} on the times of {source}: DPM-Solver-v3 of order {order} with corrector {corrector} and tail "
+            f"{tail}, shrinkage {shrink:g}, the best on select of {len(self.kinds)} kinds"
+        )
+
+
+def evenly(schedule: SolverSchedule, steps: int) -> SolverSchedule:
+    """Plain steps at the times of the schedule, interpolated where its steps are not as many."""
     bare = SolverSchedule(schedule.process, schedule.start, tuple(Step(to=step.to) for step in schedule.steps))
-    return interpolated(bare, steps).times
-
-
-def samplers(schedule: SolverSchedule, times: Sequence[float], found: Statistics) -> Iterator[tuple[Stage, Tableau]]:
-    """DPM-Solver-v3 of every strength, order, corrector and tail."""
-    for shrink, order, corrector, tail in itertools.product(SHRINK, (1, 2, 3), CORRECTORS, ("lower", "full")):
-        if order == 1 and (tail == "full" or corrector == "exact"):  # the same as without
-            continue
-        held = Statistics(found.lambdas, found.l + shrink * (1 - found.l), (1 - shrink) * found.s, (1 - shrink) * found.b)
-        which = f" (order {order}; tail {tail}; corrector {corrector})"
-        yield Stage(STATISTICS, shrink, "", which), dpm_solver_v3(times, schedule.process, held, order, corrector=corrector, tail=tail)
+    return bare if len(bare.steps) == steps else interpolated(bare, steps)

@@ -16,7 +16,7 @@ from search.agreement import agreement
 from search.campaign import Campaign, card_of, cores
 from search.errors import CampaignError
 from search.features import describer
-from search.follow import best_of, fits_from, followed, state_of, threads, told
+from search.follow import best_of, fits_from, followed, state_of, threads
 from search.foresight import overhead
 from search.learner import Learner
 from search.losses import DIVERGED
@@ -97,7 +97,7 @@ def conclude(
 
 
 class Sampler(NamedTuple):
-    """What is scored: `steps` are those shown; the recipe is missing where coefficients were learned."""
+    """What is scored: `steps` are those shown; the recipe is missing where no steps make what was learned."""
 
     name: str
     steps: SolverSchedule
@@ -146,7 +146,7 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], besid
         points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = best_of(points)
     fit, point = fits[best], points[best]
-    return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), told(fit, point, starts[best].origin))
+    return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), fit.told(point, starts[best].origin))
 
 
 def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pictures: torch.Tensor, baseline: torch.Tensor) -> Scored:

@@ -130,6 +130,18 @@ class Fit:
         moved = (process.lambda_of(times) - process.lambda_of(own))[1:-1].abs()
         return float(moved.max()) if len(moved) else 0.0
 
+    def told(self, point: Point, source: str) -> str:
+        """What a file says of how it was learned and how far it moved."""
+        (level, shrink, *_), form = self.stages[point.best_stage], self.form(point.best_stage)
+        theta = torch.tensor(point.best_theta, dtype=torch.float64)
+        deltas, before, after = theta[len(theta) - len(form.deltas) :], form.numbers(0 * theta), form.numbers(theta)
+        moved = "".join(f", {name} by up to {float((value - before[name]).abs().max()):.3g}" for name, value in after.items())
+        moved += f", coefficients by up to {float(deltas.abs().max()):.3g} of a first-order step" if len(deltas) else ""
+        return (
+            f"learned at level {level} from {source}, {len(point.curve) - 1} iterations, {self.learner.objective}, shrinkage {shrink:g}; "
+            f"times moved by up to {self.distance(point):.3g} in lambda{moved}"
+        )
+
     def run(self, point: Point | None = None) -> Iterator[Point]:
         """Every point from the given one (or the start) to the end."""
         point = point or self.begin()

@@ -100,18 +100,3 @@ def threads(count: int) -> Iterator[None]:
 def best_of(points: Sequence[Point]) -> int:
     """Which fit ended best on `select`."""
     return min(range(len(points)), key=lambda k: points[k].best)
-
-
-def told(work: Fit, point: Point, source: str) -> str:
-    """What a file says of how it was learned and how far it moved."""
-    stage = work.stages[point.best_stage]
-    deltas = point.best_theta[len(point.best_theta) - len(work.form(point.best_stage).deltas) :]
-    form, theta = work.form(point.best_stage), torch.tensor(point.best_theta, dtype=torch.float64)
-    before, after = form.numbers(0 * theta), form.numbers(theta)
-    moved = "".join(f", {name} by up to {float((value - before[name]).abs().max()):.3g}" for name, value in after.items())
-    moved += f", coefficients by up to {max(map(abs, deltas)):.3g} of a first-order step" if deltas else ""
-    return (
-        f"learned at level {stage.level}{stage.which} from {source}, {len(point.curve) - 1} iterations, {work.learner.objective}, "
-        f"shrinkage {stage.shrink:g}; "
-        f"times moved by up to {work.distance(point):.3g} in lambda{moved}"
-    )

@@ -14,7 +14,7 @@ from search.campaign import callers, card_of, cores, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Fit, Point
-from search.follow import best_of, fits_from, followed, state_of, threads, told
+from search.follow import best_of, fits_from, followed, state_of, threads
 from search.learner import Learner
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
 from search.page import Cell, interval_cell, number, percent, ratio_cell
@@ -188,7 +188,7 @@ def write(ends: Ends, card: FittedFor, path: Path) -> None:
     before, after = ends.errors[2 * ends.first], ends.errors[2 * ends.best + 1]
     value, gain = interval(after, root_mean), ratio(after, before, root_mean)
     relative = (f"start: {ends.starts[ends.first].name}", float(root_mean(before)), gain.value, gain.low, gain.high)
-    note = told(fit, point, start.origin) + (f"; the best of {len(ends.fits)} starts" if len(ends.fits) > 1 else "")
+    note = fit.told(point, start.origin) + (f"; the best of {len(ends.fits)} starts" if len(ends.fits) > 1 else "")
     save(
         fit.table(point),
         path,

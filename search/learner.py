@@ -11,7 +11,7 @@ from search.objective import looks
 from search.parametrise import LEVELS, NESTED, check_words, suits
 from search.paths import affordable
 from search.trajectory import holdable
-from solvers import SolverSchedule
+from solvers import SolverSchedule, compile
 from teacher.denoiser import Teacher
 from teacher.statistics import span
 
@@ -20,16 +20,15 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Stage(NamedTuple):
-    """A part of a fit; `which` tells apart those that differ in nothing else."""
+    """A part of a fit."""
 
     level: str
     shrink: float
     optimiser: str
-    which: str = ""
 
     @property
     def heading(self) -> str:
-        """All but `which`."""
+        """What a picture of the curve calls it."""
         return ", ".join(word for word in (self.level, f"{self.shrink:g}", self.optimiser) if word)
 
 
@@ -84,7 +83,10 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CampaignError(f"An emulator knows {', '.join(SQUARES)}, not {self.objective}; choose learner.optimiser=lm.")
 
     def require(self, teacher: Teacher, seeds: int) -> None:
-        """Raise CampaignError if what should be small cannot be measured, or not be emulated on so many seeds, with this model."""
+        """Raise CampaignError if what should be small cannot be measured, or not be emulated on so many seeds, with this model.
+
+        Raises TeacherError where it has no statistics and level "statistics" is asked for.
+        """
         if self.level == STATISTICS:
             span(teacher)  # which says what it needs
         if self.optimiser == "emulated" and not affordable(teacher, seeds):
@@ -98,7 +100,9 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def suits(self, schedule: SolverSchedule) -> bool:
         """Whether it can move anything of the schedule."""
-        return self.level == STATISTICS or suits(schedule, self.level, self.consistency)
+        if self.level == STATISTICS:
+            return not compile(schedule).noises
+        return suits(schedule, self.level, self.consistency)
 
     def stages(self, without: str = "") -> list[Stage]:
         """In order, and without those of one optimiser."""

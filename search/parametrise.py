@@ -202,7 +202,7 @@ class Parametrisation:
             read = [j for j in range(r) if j == newest or (r, j) in delta or (r, j) in self._own]
             terms |= {f"D{j}": dense.B[i, j] - keep * dense.B[source, j] + gain * moved[j] for j in read}
             rows.append(Row(names[r], theory.rows[i].time, terms, theory.rows[i].evaluation))
-        return Tableau(tuple(anchored(rows, names) if process.anchored else rows), sigma=theory.sigma)
+        return Tableau(tuple(anchored(rows, [row.slot for row in rows]) if process.anchored else rows), sigma=theory.sigma)
 
     def recipe(self, theta: Tensor) -> SolverSchedule:
         """The steps with the times and labels of theta, in floats: what the rows are the theory and the deltas of."""

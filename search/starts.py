@@ -53,7 +53,8 @@ def of_files(paths: Sequence[str], teacher: Teacher, nfe: int | None, insist: bo
         file.require(teacher.card, insist=insist)
     found = [_of_file(file, path, teacher, nfe or files[0].executable.nfe) for file, path in zip(files, paths, strict=True)]
     for start in found:
-        if learner.level != STATISTICS and not Parametrisation(start.schedule, learner.level, learner.consistency).count:
+        level = "times" if learner.level == STATISTICS else learner.level  # which proves that there is no noise
+        if not Parametrisation(start.schedule, level, learner.consistency).count and level == learner.level:
             raise CampaignError(f"{start.name} has nothing that level {learner.level!r} moves.")
     return found
 

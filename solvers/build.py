@@ -165,7 +165,7 @@ class Builder:
 
         One tensor is then alive instead of two (state and answer), as in the methods' own implementations.
         """
-        soon = self.steps[i + 1 : i + 4]  # no method looks further back than four evaluations
+        soon = self.steps[i + 1 : i + 4]  # no method that keeps registers looks further back than four evaluations
         later = [step for k, step in enumerate(soon, 1) if max(step.order, step.corrector) > k]
         evaluated = self.history[i]
         lost = ("lambda", "rho") if evaluated.node.pure else ()  # where this node lies at infinity, so that nothing reads it

@@ -14,14 +14,23 @@ from search import charts, style
 from search.by_statistics import SHRINK, evenly
 from search.errors import CampaignError
 from search.evaluate import Evaluator
-from search.follow import fits_from, followed, told
+from search.follow import fits_from, followed
 from search.learner import Learner
 from search.objective import squared
+from search.tracker import WandB
 from solvers import compile, load, sample, save
 from teacher.errors import TeacherError
 from teacher.models import load as model
-from teacher.statistics import statistics
+from teacher.statistics import facts_of, statistics
 from teacher.trajectories import targets
+
+
+class Logged:
+    """A run of W&B that keeps the names of what it is given."""
+
+    def log_artifact(self, artifact, aliases):
+        self.files = set(artifact.manifest.entries)
+
 
 QUIET = Progress(disable=True)
 BY_STATISTICS = Learner(level="statistics")
@@ -50,9 +59,9 @@ def test_the_first_is_the_schedule_itself_and_the_best_on_select_is_taken(scene,
     fit, point = ended
     assert point.curve[0].select == pytest.approx(root_mean_on_select(scene, compile(fit.schedule)), rel=1e-5)
     assert root_mean_on_select(scene, fit.table(point)) == pytest.approx(min(entry.select for entry in point.curve), rel=1e-5)
-    assert len(point.curve) == len(fit.stages) == 1 + len(fit.tables)
+    assert len(point.curve) == len(fit.stages) == 1 + len(fit.kinds)
     assert point.best_stage > 0  # exponential Adams alone is better than DDIM
-    assert "learned at level statistics (order " in told(fit, point, "x")
+    assert "level statistics on the times of x: DPM-Solver-v3 of order" in fit.told(point, "x")
 
 
 def test_where_nothing_is_better_the_schedule_stays(scene, ended):
@@ -60,6 +69,7 @@ def test_where_nothing_is_better_the_schedule_stays(scene, ended):
     first = fit.begin()
     assert (fit.recipe(first), fit.recipe(point)) == (fit.schedule, None)
     assert fit.table(first).apart(compile(fit.schedule)) == 0
+    assert fit.told(first, "x").startswith("x as it was")
 
 
 def test_the_curve_has_a_line_for_every_strength_and_plain_numbers_at_its_errors(ended):
@@ -84,8 +94,15 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same(ended):
 def test_it_takes_as_many_steps_as_the_schedule_has_evaluations_between_the_same_ends(scene, name):
     schedule = start(scene[0], name, 4)
     for one in (schedule, guessing(schedule)) if name == "dpmpp-2m" else (schedule,):
-        times = evenly(one, nfe := compile(one).nfe)
+        times = evenly(one, nfe := compile(one).nfe).times
         assert (len(times), times[0], times[-1]) == (nfe + 1, schedule.times[0], schedule.times[-1])
+
+
+def test_statistics_belong_to_the_images_that_they_were_measured_on(scene, tmp_path):
+    other = targets(scene[0], "fit", 32, 1e-1, tmp_path)
+    assert other.seeds == scene[1].seeds
+    assert not torch.equal(other.images, scene[1].images)
+    assert facts_of(scene[0], other, 10) != facts_of(scene[0], scene[1], 10)
 
 
 def test_tables_of_operators_are_scored_beside_others(scene, ended):
@@ -118,8 +135,15 @@ def test_train_writes_a_file_with_its_tensors_that_check_proves(tmp_path):
     file, proved = load(written), run("-m", "solvers", "check", written)
     assert proved.returncode == 0, proved.stderr
     assert file.scores[0].ratio_high < 1
-    assert "learned at level statistics (order " in file.provenance.note
+    assert "learned at level statistics on the times of" in file.provenance.note
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    logged = Logged()
+    WandB(logged).schedule(written, {"nfe": file.executable.nfe})
+    assert logged.files == {written.name, *(path.name for path in tmp_path.glob("*.safetensors"))}
+    again = run("train.py", f"schedule={written}", "learner=rows")
+    assert again.returncode != 0
+    assert "none can be made of them. These rows have coefficients of kind 'tensor'" in again.stderr
+    assert "Traceback" not in again.stderr
 
 
 def test_a_campaign_is_polished_by_it(tmp_path):

@@ -191,7 +191,7 @@ def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):
     for words, sentence in (
         (["schedule=/nowhere.json"], "cannot be read"),
         ([f"schedule={file}", "learner.level=magic"], "no learner level"),
-        ([f"schedule={file}", "learner=magic"], "rows rows-adam times times-labels weights"),
+        ([f"schedule={file}", "learner=magic"], "rows rows-adam statistics times times-labels weights"),
     ):
         done = run("train.py", *words)
         assert done.returncode == 1

@@ -1,5 +1,7 @@
 """Steps with coefficients of their own: they hold what any deterministic table says, and say the same on every process."""
 
+import dataclasses
+
 import msgspec
 import pytest
 import torch
@@ -11,6 +13,7 @@ from search.parametrise import Parametrisation
 from solvers import DISTINCT, ScheduleError, SolverSchedule, Step, compile, preset, save
 from solvers.commands.check import check
 from solvers.commands.interpolate import interpolated
+from solvers.dpm_solver_v3 import dpm_solver_v3, plain
 from solvers.weighted import weighted
 
 TWICE_AT_A_LEVEL = {"heun", "exp-heun", "exp-heun-mean", "rho-heun", "rho-kutta", "rho-rk4", "pndm", "res-3s", "res-3s-compat"}
@@ -54,15 +57,28 @@ def test_what_asks_twice_at_a_noise_level_is_refused(name):
         weighted(compile(schedule_of("ve", name)), CASES["ve"].process)
 
 
-def test_noise_is_refused():
-    with pytest.raises(ScheduleError, match="cannot sample as these rows do"):
-        weighted(compile(schedule_of("ve", "dpmpp-2m-sde")), CASES["ve"].process)
+def test_what_they_cannot_say_is_refused_by_name():
+    where, table = CASES["ve"].process, compile(schedule_of("ve", "dpmpp-2m"))
+    elements = dpm_solver_v3([80.0, 1.0, 0.1], where, plain(torch.tensor([-5.0, 5.0]).double(), (2,)))
+    first, *rest = table.rows
+    elsewhere = dataclasses.replace(first, evaluation=dataclasses.replace(first.evaluation, sigma=1.1 * first.evaluation.sigma))
+    for rows, sentence in (
+        (compile(schedule_of("ve", "dpmpp-2m-sde")), "have noise"),
+        (elements, "have coefficients of kind 'tensor'"),
+        (compile(preset("ddim", CASES["ve"].grid(70, False), where)), "make 70 steps; those of method weights weigh 64"),
+        (dataclasses.replace(table, rows=(elsewhere, *rest)), "ask at other alphas and sigmas"),
+    ):
+        with pytest.raises(ScheduleError, match=sentence):
+            weighted(rows, where)
 
 
+@pytest.mark.parametrize("answer", ["network", "unit-eps"])
 @pytest.mark.parametrize("name", ["dpmpp-2m", "deis-tab3", "dpm-solver-2s"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_learned_table_is_saved_with_steps_that_compile_to_it_and_learning_goes_on_from_them(case, name, tmp_path):
-    form, theta = learned(schedule_of(case, name))
+def test_a_learned_table_is_saved_with_steps_that_compile_to_it_and_learning_goes_on_from_them(case, name, answer, tmp_path):
+    schedule = schedule_of(case, name)
+    first, *rest = schedule.steps
+    form, theta = learned(msgspec.structs.replace(schedule, steps=(msgspec.structs.replace(first, answer=answer), *rest)))
     table, process = form.table(theta), CASES[case].process
     recipe = weighted(table, process)
     file = save(table, tmp_path / "a.schedule.json", recipe=recipe)

@@ -17,8 +17,7 @@ def interpolated(schedule: SolverSchedule, steps: int) -> SolverSchedule:
 
     log sigma of the states is a function of the step's place in [0, 1]; it is interpolated monotonically (piecewise linear),
     the clean end set apart. Labels keep their distance to the state in lambda; words and numbers are those of the nearest
-    step; orders never ask for more evaluations than there are. Raises
-    ScheduleError, also for steps of method "weights".
+    step; orders never ask for more evaluations than there are. Raises ScheduleError, also for steps of method "weights".
     """
     if not 1 <= steps <= 1000:
         raise ScheduleError(f"A schedule makes 1 to 1000 steps, not {steps}.")
