@@ -202,7 +202,16 @@ def test_the_commands_on_the_page_of_own_models_work_on_its_model(tmp_path):
     code, (search, train, solve) = page()
     (tmp_path / "my_models.py").write_text(code)
     seeds = ["seeds.fit=4", "seeds.select=2", "seeds.test=4"]
-    run(tmp_path, *search, *seeds, "tracker=none", "budget.trials=8", "budget.known=8", "budget.finalists=2")
+    assert "nfe=5" in search
+    run(
+        tmp_path,
+        *("nfe=2" if word == "nfe=5" else word for word in search),
+        *seeds,
+        "tracker=none",
+        "budget.trials=8",
+        "budget.known=8",
+        "budget.finalists=2",
+    )
     run(tmp_path, *("2" if word.isdigit() else word for word in solve))
     assert train[1:] == search[1:]  # training needs minutes on it, so it is another model's below
     (path,) = tmp_path.glob("campaigns/*/*.schedule.json")

