@@ -31,11 +31,11 @@ class Evaluated:
 
     def form(self, space: str) -> Form:
         """F in the given space as a linear form of the state and the answer."""
-        one = torch.ones_like(self.node.sigma)
         if space == "x0":
-            return {self.answer: one}
-        extra = one if space == "flow" else 0 * one
-        return {self.state: 1 / self.node.sigma, self.answer: -self.node.alpha / self.node.sigma - extra}
+            return {self.answer: torch.ones_like(self.node.sigma)}
+        scale = self.node.sigma.reciprocal()
+        data = -self.node.alpha * scale
+        return {self.state: scale, self.answer: data - 1 if space == "flow" else data}
 
 
 @dataclass(frozen=True)
@@ -188,12 +188,11 @@ class Builder:
         diffusion = Diffusion.of(step, t.clean)
         space = "x0" if step.space == "eps" and s.node.pure else step.space
         keep, gain = transfer(space, s.node, t, diffusion)
-        base = self.output(s, space)
-        form: Form = {state: keep}
-        add(form, gain, base)
         if found is None:
             found = weights(step.space, step.domain, step.moment, process, s.node, t, [other.node for other in others], diffusion)
-        for other, c in zip(others, found, strict=True):
-            add(form, c * relax, self.output(other, step.space))
-            add(form, -c * relax, self.output(s, step.space))
+        moved = [c * relax for c in found] if relax != 1 else found
+        form: Form = {state: keep}
+        add(form, gain - sum(moved) if moved else gain, self.output(s, space))
+        for other, c in zip(others, moved, strict=True):
+            add(form, c, self.output(other, step.space))
         return form

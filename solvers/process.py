@@ -140,7 +140,7 @@ class VPCosine(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-cos
         return angle / quarter - self.s
 
 
-class VPDiscrete(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-discrete"):
+class VPDiscrete(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-discrete", dict=True):
     """A trained table alphas_cumprod: t is the training index 0..T-1, fractions by linear interpolation of log rho; t = -1 is clean."""
 
     alphas_cumprod: tuple[float, ...]
@@ -149,6 +149,12 @@ class VPDiscrete(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-d
         table = self.alphas_cumprod
         if not 2 <= len(table) <= MAX_LENGTH or not all(0 < b < a < 1 for a, b in itertools.pairwise(table)):
             raise ScheduleError("vp-discrete needs alphas_cumprod: at least 2 numbers, decreasing, between 0 and 1.")
+
+    @functools.cached_property
+    def lambdas(self) -> Tensor:
+        """Lambda at every trained index, log(a / (1 - a)) / 2."""
+        a = torch.tensor(self.alphas_cumprod, dtype=torch.float64)
+        return (a.log() - (-a).log1p()) / 2
 
     @property
     def t_max(self) -> float:
@@ -162,7 +168,7 @@ class VPDiscrete(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-d
 
     def lambda_of(self, t: Any) -> Tensor:
         """Linear interpolation of lambda between the trained indices; infinite at t = -1."""
-        t, table = as_time(t), lambda_table(self.alphas_cumprod)
+        t, table = as_time(t), self.lambdas
         low = t.detach().floor().long().clamp(0, len(table) - 2)
         value = table[low] + (t - low) * (table[low + 1] - table[low])
         return torch.where(t < 0, torch.inf, value)
@@ -178,7 +184,7 @@ class VPDiscrete(BaseProcess, frozen=True, forbid_unknown_fields=True, tag="vp-d
 
     def time_of(self, lambda_: Any) -> Tensor:
         """Invert the interpolation; lambda_ beyond the table is extended linearly, infinite is t = -1."""
-        lambda_, table = as_time(lambda_), lambda_table(self.alphas_cumprod)
+        lambda_, table = as_time(lambda_), self.lambdas
         finite = torch.where(lambda_ == torch.inf, table[0], lambda_)
         low = (torch.searchsorted(-table, -finite.detach().contiguous(), right=True) - 1).clamp(0, len(table) - 2)
         value = low + (finite - table[low]) / (table[low + 1] - table[low])
@@ -333,13 +339,6 @@ PROCESSES: dict[str, type[Process]] = {
     "mean-reverting": MeanReverting,
     "critically-damped": CriticallyDamped,
 }
-
-
-@functools.lru_cache(maxsize=16)
-def lambda_table(alphas_cumprod: tuple[float, ...]) -> Tensor:
-    """Lambda at every trained index, log(a / (1 - a)) / 2, made once per table."""
-    a = torch.tensor(alphas_cumprod, dtype=torch.float64)
-    return (a.log() - (-a).log1p()) / 2
 
 
 def name_of(process: BaseProcess) -> str:

@@ -47,7 +47,7 @@ class Node:
 
 def node(process: Process, index: float, time: Tensor, reference: float) -> Node:
     """The node at `time` (any leading shape); `reference` is a concrete time that decides whether it is an end of the process."""
-    pure, clean = bool(process.alpha(reference) == 0), reference == process.t_clean
+    pure, clean = index == 0 and bool(process.alpha(reference) == 0), reference == process.t_clean
     if pure or clean:  # an end does not move, and its infinite derivatives (0 * inf) would spoil every gradient
         time = torch.full_like(time.detach(), reference)
     return Node(index, time, process.alpha(time), process.sigma(time), process.lambda_of(time), clean, pure)
@@ -76,6 +76,8 @@ def transfer(space: str, s: Node, t: Node, diffusion: Diffusion = NONE) -> tuple
     if space == "x0":
         if s.pure or t.clean:  # the limit h = infinity
             return t.sigma / s.sigma * (0.0 if diffusion.eta else 1.0), t.alpha
+        if not diffusion.eta:
+            return t.sigma / s.sigma, -t.alpha * torch.expm1(s.lambda_ - t.lambda_)
         faded = diffusion.log_fading(t.lambda_) - diffusion.log_fading(s.lambda_)
         return t.sigma / s.sigma * torch.exp(faded), -t.alpha * torch.expm1(faded - (t.lambda_ - s.lambda_))
     if space == "eps":
@@ -101,19 +103,22 @@ def weights(
     A node where u is infinite has weight 0 (the limit). At sigma_t = 0 the domain lambda gives the first-order step and
     the others the limit of the integral; from alpha_s = 0 the space eps has no bounded measure and gives it too.
     """
+    if not others:
+        return []
     zero = torch.zeros_like(t.time + s.time)
     unbounded = domain in ("lambda", "rho")
     live = [n for n in others if not (unbounded and n.pure) and not (domain == "lambda" and n.clean)]
     if not live or (t.clean and domain == "lambda") or (space == "eps" and s.pure):
         return [zero] * len(others)
     nodes = [n for n in (s, *live) if not (unbounded and n.pure)]
-    total = transfer(space, s, t, diffusion)[1]
     u = [coordinate(domain, process, n) for n in nodes]
     moving = range(len(nodes) - len(live), len(nodes))
     found: list[Tensor] | None = None
     if domain == "index":
-        found = [total * c for c in _average([n.index - s.index for n in nodes])[1:]]
+        total = transfer(space, s, t, diffusion)[1]
+        found = [total * c for c in _average(tuple(n.index - s.index for n in nodes))[1:]]
     elif t.clean and space == "x0":
+        total = transfer(space, s, t, diffusion)[1]
         found = [total * lagrange(u, j, coordinate(domain, process, t)) for j in moving]
     elif moment != "exact" and nodes[0] is s:
         width = coordinate(domain, process, t) - u[0]
@@ -123,7 +128,7 @@ def weights(
             theta = (positions - u[0][..., None]) / width[..., None]
             return [(density * theta**k).sum(-1) for k in range(1, len(live) + 1)]
 
-        plain = _plain_total(space, s, t, diffusion)
+        total, plain = transfer(space, s, t, diffusion)[1], _plain_total(space, s, t, diffusion)
         found = weigh(
             moment, Formula([(v - u[0]) / width for v in u[1:]], total, plain, t.alpha, integrals, "new" if live[-1] is t else "past")
         )
@@ -177,7 +182,10 @@ def _rule(space: str, domain: str, process: Process, s: Node, t: Node, diffusion
 
     def drawn_in(lambda_: Tensor) -> Tensor:
         """S_t dm / dlambda in the space x0."""
-        grown = diffusion.log_fading(t.lambda_)[..., None] - diffusion.log_fading(lambda_) + lambda_ - t.lambda_[..., None]
+        grown = lambda_ - t.lambda_[..., None]
+        if not diffusion.eta:
+            return t.alpha[..., None] * torch.exp(grown)
+        grown = grown + diffusion.log_fading(t.lambda_)[..., None] - diffusion.log_fading(lambda_)
         return t.alpha[..., None] * diffusion.rate(lambda_) * torch.exp(grown)
 
     theta, mass = gauss_legendre()
@@ -216,7 +224,8 @@ def _plain_total(space: str, s: Node, t: Node, diffusion: Diffusion) -> Tensor:
     return -(1 + diffusion.eta) * t.sigma * h
 
 
-def _average(nodes: Sequence[float]) -> list[float]:
+@functools.lru_cache(maxsize=1024)
+def _average(nodes: tuple[float, ...]) -> list[float]:
     """The mean over [0, 1] of each Lagrange polynomial on the given numbers: the constant Adams coefficients."""
     theta, mass = gauss_legendre()
     columns = [torch.tensor(n, dtype=torch.float64) for n in nodes]

@@ -3,7 +3,6 @@
 Every choice of a step is a number or a word. `to` and `label` are times in the process's own t.
 """
 
-import functools
 import itertools
 import math
 from typing import Annotated, Literal
@@ -56,11 +55,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     knobs: dict[KnobName, float] = {}
 
     def __post_init__(self) -> None:
-        for field in _fields(type(self)):  # a step made in code is held to the same types and ranges as one in a file
-            try:
-                msgspec.convert(getattr(self, field.name), field.type)
-            except msgspec.ValidationError as error:
-                raise ScheduleError(f"A step cannot have this {field.name}: {error}.") from None
+        try:  # a step made in code is held to the same types and ranges as one in a file
+            msgspec.convert(self, _Fields, from_attributes=True)
+        except msgspec.ValidationError as error:
+            raise ScheduleError(f"A step cannot be made: {str(error).replace('$.', '')}.") from None
         numbers = [
             self.to,
             self.relax,
@@ -79,7 +77,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ScheduleError("The bh1 moment is defined in the spaces 'x0' and 'eps' with domain 'lambda' only.")
 
 
-_fields = functools.cache(msgspec.structs.fields)  # it reads the annotations anew at every call
+_Fields = msgspec.defstruct("_Fields", [(field.name, field.type) for field in msgspec.structs.fields(Step)])  # without __post_init__
 
 
 class SolverSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -232,8 +232,11 @@ class Tableau:
             last |= dict.fromkeys((*row.terms, row.slot), number)
             if row.evaluation is not None:
                 last[f"D{next(answers)}"] = number
-        last[self.rows[-1].slot] = len(self.rows)
-        return tuple(tuple(slot for slot, number in last.items() if number == n) for n in range(len(self.rows)))
+        del last[self.rows[-1].slot]
+        dead: list[list[str]] = [[] for _ in self.rows]
+        for slot, number in last.items():
+            dead[number].append(slot)
+        return tuple(map(tuple, dead))
 
     def dense(self) -> Dense:
         """Compose the rows to their closed form, which identifies the sampler. Raises ScheduleError unless it starts from x_T alone."""

@@ -1,5 +1,6 @@
 """Exact denoisers and exact solutions, written apart from the code under test. Everything is float64."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,11 @@ class Gaussian:
     mean: Tensor
     scale: Tensor
 
+    @functools.cached_property
+    def variance(self) -> Tensor:
+        """Of the data."""
+        return self.scale**2
+
     def __call__(self, x: Tensor, at: At, **knobs: float) -> Tensor:
         """E[x0 | x]."""
         alpha, sigma = _on(at.alpha, x), _on(at.sigma, x)
@@ -91,11 +97,11 @@ class Gaussian:
 
     def gain(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """How E[x0 | x] follows x."""
-        return alpha * self.scale**2 / (alpha**2 * self.scale**2 + sigma**2)
+        return alpha * self.variance / (alpha**2 * self.variance + sigma**2)
 
     def spread(self, process: Process, t: float | Tensor) -> Tensor:
         """The standard deviation of x_t."""
-        return (process.alpha(t) ** 2 * self.scale**2 + process.sigma(t) ** 2).sqrt()
+        return (process.alpha(t) ** 2 * self.variance + process.sigma(t) ** 2).sqrt()
 
     def solution(self, process: Process, x: Tensor, start: float | Tensor, t: float | Tensor) -> Tensor:
         """Where the probability-flow ODE takes x from `start` to t: x_t - alpha m scales as the spread."""

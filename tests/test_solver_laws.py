@@ -628,11 +628,11 @@ def propagated_variance(table: Tableau, data: Gaussian, start_variance: Tensor) 
     forms = {slot: torch.zeros(len(names), data.scale.numel(), dtype=F64) for slot in (*names, "mu", "one")}
     for k, slot in enumerate(names):
         forms[slot][k] = 1
+    answers = itertools.count()
     for row in table.rows:
         forms[row.slot] = sum(c * forms[slot] for slot, c in row.terms.items())
         if row.evaluation:  # D - E[D] = gain (x - E[x])
-            answers = sum(slot.startswith("D") for slot in forms)
-            forms[f"D{answers}"] = data.gain(row.evaluation.at.alpha, row.evaluation.at.sigma) * forms[row.slot]
+            forms[f"D{next(answers)}"] = data.gain(row.evaluation.at.alpha, row.evaluation.at.sigma) * forms[row.slot]
     scale = torch.ones(len(names), data.scale.numel(), dtype=F64)
     scale[0] = start_variance
     return torch.stack([(forms[row.slot] ** 2 * scale).sum(0) for row in table.rows])
