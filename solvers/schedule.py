@@ -58,7 +58,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:  # a step made in code is held to the same types and ranges as one in a file
             msgspec.convert(self, _Fields, from_attributes=True)
         except msgspec.ValidationError as error:
-            raise ScheduleError(f"A step cannot be made: {str(error).replace('$.', '')}.") from None
+            what, _, where = str(error).partition(" - at ")
+            raise ScheduleError(f"A step cannot have this {where.replace('`', '').replace('$.', '')}: {what}.") from None
         numbers = [
             self.to,
             self.relax,

@@ -40,7 +40,7 @@ SMALL = {
     "nfe": 4,
     "space": OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "space" / "full.yaml")),
     "seeds": {"fit": 16, "select": 32, "test": 64},
-    "budget": {"trials": 40, "generation": 8, "finalists": 4},
+    "budget": {"trials": 32, "known": 24, "generation": 8, "finalists": 4},
     "sampler": {"name": "s3"},
     "tracker": {"mode": "disabled"},
     "perceptual": [],
@@ -89,8 +89,8 @@ def test_a_campaign_leaves_a_schedule_a_report_and_pictures_and_its_numbers_agre
     assert file.fitted_for.model == "gaussian"
     assert (directory / "report.html").stat().st_size > 10_000
     assert list((directory / "pictures").glob("*.png"))
-    assert len(outcome.trials) == 40
-    assert len(outcome.known) >= 40
+    assert len(outcome.trials) == 32
+    assert len(outcome.known) >= 24
     assert result.read(directory / "result.json") == outcome
 
 
@@ -129,7 +129,7 @@ def test_the_same_campaign_again_is_read_not_run(finished):
 def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule(finished, tmp_path):
     whole, outcome = finished
     directory = tmp_path / whole.name
-    words = ["budget.trials=40", "budget.known=null", "budget.generation=8", "budget.finalists=4", "perceptual=[]", "compare=[]"]
+    words = ["budget={trials: 32, known: 24, generation: 8, finalists: 4}", "perceptual=[]", "compare=[]"]
     process = search(directory, *words, wait=False)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -140,10 +140,10 @@ def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule
     _, complaint = process.communicate()
     assert written(directory) >= 12, complaint
     assert not (directory / "result.json").exists()
-    assert 12 <= len(trials(directory)) < 40
+    assert 12 <= len(trials(directory)) < 32
     again = small(directory)
     assert trials(directory) == trials(whole)
-    assert sum(FORESEEN in attrs for *_, attrs in trials(directory)) > 20  # also those after the kill, from answers of before
+    assert sum(FORESEEN in attrs for *_, attrs in trials(directory)) > 12  # also those after the kill, from answers of before
     assert again.schedule_id == outcome.schedule_id
 
 
@@ -254,7 +254,7 @@ def test_other_samplers_run_the_same_loop(tmp_path, name):
     options = {"warn_independent_sampling": False} if name == "cmaes" else {}
     outcome = small(tmp_path / name, sampler={"name": name, "options": options})
     assert outcome.found.ratio.low <= 1
-    assert len(outcome.trials) == 40
+    assert len(outcome.trials) == 32
 
 
 def test_a_wandb_that_cannot_start_does_not_stop_a_campaign(tmp_path, monkeypatch, caplog):
@@ -264,7 +264,7 @@ def test_a_wandb_that_cannot_start_does_not_stop_a_campaign(tmp_path, monkeypatc
         raise OSError("no disk")
 
     monkeypatch.setattr(wandb, "init", broken)
-    assert small(tmp_path / "c", tracker={"mode": "offline"}, budget={"trials": 8, "finalists": 2}).found.nfe == 4
+    assert small(tmp_path / "c", tracker={"mode": "offline"}, budget={"trials": 8, "known": 16, "finalists": 2}).found.nfe == 4
     assert "going on without it" in caplog.text
 
 
@@ -299,7 +299,7 @@ def test_what_known_solvers_cost_is_what_the_evaluator_counts():
 
 
 def test_a_learner_polishes_the_finalists_of_a_finished_campaign_and_the_report_shows_both(tmp_path):
-    directory, budget = tmp_path / "c", {"trials": 8, "generation": 8, "finalists": 2}
+    directory, budget = tmp_path / "c", {"trials": 8, "known": 16, "generation": 8, "finalists": 2}
     searched = small(directory, budget=budget)
     both = small(directory, budget=budget, learner={"level": "times", "iterations": 2})
     assert both.trials == searched.trials

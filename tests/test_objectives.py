@@ -200,6 +200,6 @@ def test_several_objectives_are_the_geometric_mean_of_each_seeds_errors(tmp_path
     for name, sentence in (("rmse+frechet-pixels", "Only errors of seeds"), ("rmse+", "no objective ''"), ("rmse+beauty", "'beauty'")):
         with pytest.raises(CampaignError, match=sentence):
             objective(name)
-    outcome = small(tmp_path / "both", objective="rmse+seed-rmse", budget={"trials": 16, "generation": 8, "finalists": 2})
+    outcome = small(tmp_path / "both", objective="rmse+seed-rmse", budget={"trials": 16, "known": 16, "generation": 8, "finalists": 2})
     assert outcome.objective == "rmse+seed-rmse"
     assert outcome.found.aim.value == pytest.approx(outcome.baseline.aim.value * outcome.found.aim_ratio.value)

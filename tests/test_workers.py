@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 # Workers batch differently, and a sampler that looks at values may tell rounding apart: so they propose at random.
 SHARED = SMALL | {
     "sampler": {"name": "random"},
-    "budget": {"trials": 40, "known": 16, "generation": 8, "finalists": 4},
+    "budget": {"trials": 32, "known": 16, "generation": 8, "finalists": 4},
     "grace": 3.0,
 }
 WORKER = """
@@ -143,7 +143,7 @@ def check(engine, url, workers, victim, number, nfe, directory):
     assert [(n, params) for n, params, _ in found] == [(n, params) for n, params, _ in expected]  # all, in order, none twice
     assert [value for *_, value in found] == pytest.approx([value for *_, value in expected], rel=1e-4)
     claims = rows(engine)
-    assert [n for n, *_ in claims] == list(range(40))
+    assert [n for n, *_ in claims] == list(range(32))
     assert all(told for *_, told in claims)
     told_by = {n: name for n, name, _ in claims}
     assert f" {victim.pid} " not in told_by[number]
@@ -179,7 +179,7 @@ def test_two_workers_foresee_from_each_others_answers_and_one_alone_from_those_o
         found = storage.finished(storage.open_study(base, "shared"))
         with base.engine.connect() as tables:
             assert tables.execute(sqlalchemy.text("select count(*) from fewstep_answers")).scalar() == 0  # forgotten in the end
-    assert [t.number for t in found] == list(range(40))
+    assert [t.number for t in found] == list(range(32))
     assert all(FORESEEN in t.system_attrs for t in found[16:])
     engine.dispose()
 
