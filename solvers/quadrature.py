@@ -46,7 +46,10 @@ class Node:
 
 
 def node(process: Process, index: float, time: Tensor, reference: float) -> Node:
-    """The node at `time` (any leading shape); `reference` is a concrete time that decides whether it is an end of the process."""
+    """The node at `time` (any leading shape); `reference` is a concrete time that decides whether it is an end of the process.
+
+    Only node 0 can be where alpha is zero: whatever comes later has some of the data in it.
+    """
     pure, clean = index == 0 and bool(process.alpha(reference) == 0), reference == process.t_clean
     if pure or clean:  # an end does not move, and its infinite derivatives (0 * inf) would spoil every gradient
         time = torch.full_like(time.detach(), reference)
