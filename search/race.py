@@ -41,7 +41,7 @@ def clearly_worse(errors: Tensor, reference: Tensor, level: float) -> bool:
         return True
     n = len(errors)
     difference = errors.sqrt() - reference[:n].sqrt()
-    return float(difference.mean()) > float(difference.std()) / math.sqrt(n) * float(scipy.stats.t.ppf(1 - level, n - 1))
+    return float(difference.mean()) > float(difference.std()) / math.sqrt(n) * float(scipy.special.stdtrit(n - 1, 1 - level))
 
 
 def hopeless(errors: Tensor, reference: Tensor, level: float, objective: Objective) -> bool:

@@ -41,7 +41,7 @@ SMALL = {
     "space": OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "space" / "full.yaml")),
     "seeds": {"fit": 16, "select": 32, "test": 64},
     "budget": {"trials": 32, "known": 24, "generation": 8, "finalists": 4},
-    "sampler": {"name": "s3"},
+    "sampler": {"name": "s3", "options": {"imagined": 64}},
     "tracker": {"mode": "disabled"},
     "perceptual": [],
 }
@@ -54,8 +54,9 @@ def small(directory, **changes):
 
 
 def search(directory, *more, wait=True):
-    words = ["model=gaussian", "nfe=4", "seeds={fit: 16, select: 32, test: 64}", "tracker=none", f"directory={directory}", *more]
-    process = subprocess.Popen([sys.executable, "search.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = ["model=gaussian", "nfe=4", "seeds={fit: 16, select: 32, test: 64}", "sampler.options.imagined=64", "tracker=none"]
+    command = [sys.executable, "search.py", *words, f"directory={directory}", *more]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return (*process.communicate(timeout=300), process.returncode) if wait else process
 
 

@@ -165,7 +165,7 @@ def test_two_workers_on_sqlite_one_killed_in_the_middle_make_the_trials_of_one(t
 
 def test_two_workers_foresee_from_each_others_answers_and_one_alone_from_those_of_the_dead(tmp_path):
     directory, url = tmp_path / "shared", f"sqlite:///{tmp_path / 'base.sqlite'}"
-    workers = [worker(4, directory, url, sampler={"name": "s3"}) for _ in range(2)]
+    workers = [worker(4, directory, url, sampler=SMALL["sampler"]) for _ in range(2)]
     engine = sqlalchemy.create_engine(url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true")
     _, victim = killed_in_the_middle(engine, workers, 17)
     with engine.connect() as base:
