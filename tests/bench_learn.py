@@ -15,7 +15,7 @@ so that a run which was stopped goes on with the next. Each runs in a process of
                    searches on, `python train.py` with those, from what it found and the best known solver
 
 Level `parallel` has no cell: no known solver has parallel steps to start from. Fitted here by least squares, not by the papers' own
-optimisers. `python tests/bench_learn.py table` prints docs/learning.md's tables.
+optimisers. It ends in a page with a picture and tables (tests/learned_page.py); `python tests/bench_learn.py page` writes that alone.
 """
 
 import resource
@@ -26,8 +26,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import learned_page
 import msgspec
 import torch
+from learned_cells import LEVELS, Cell, Question, questions
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
@@ -39,77 +41,28 @@ from search.follow import best_of, fits_from, followed
 from search.learner import STATISTICS, Learner
 from search.objective import Objective, objective, root_mean, root_median, root_trimmed, share_of_worst
 from search.perceptual import PerceptualError
-from search.result import Interval
 from search.run import run
 from search.settings import Budget, Named, Seeds, Settings, Tracker
 from search.statistics import interval, ratio
 from solvers import SolverSchedule, Tableau, compile, load
-from solvers.atomic import write_atomically
 from teacher.trajectories import Targets, targets
 
 HOME = Path(__file__).parents[1]
-CELLS = HOME / "docs" / "learning"
 SPACE: Any = OmegaConf.to_container(OmegaConf.load(HOME / "conf" / "space" / "full.yaml"))  # so that search.py may run the campaign
-LEVELS = ("statistics", "compensation", "times+labels", "weights", "rows")
-WHAT = ("known", "known without AFS", *LEVELS, "rows by adam", "rows as GS", "rows emulated", "starts", "searched", "searched+learned")
 LEARNERS = {level: Learner(level=level, optimiser="lm") for level in LEVELS} | {
     "rows by adam": Learner(optimiser="adam", iterations=150, patience=30, shrink=(1e-4,)),
     "rows as GS": Learner(optimiser="adam", adam=Adam(rate=1e-3), iterations=2500, patience=50, shrink=(0.0,)),
     "rows emulated": Learner(optimiser="emulated"),
     "starts": Learner(),
 }
-QUESTIONS = [(model, nfe, 64) for nfe in (5, 4, 6, 8, 10, 3, 7, 9) for model in ("galaxies", "digits")]
-OVERFITTING = [("galaxies", nfe, seeds) for nfe in (5, 8) for seeds in (16, 1024)]  # rows alone, beside those of 64
-MORE = [("galaxies", nfe, 256) for nfe in (5, 8, 4, 6, 10)]  # rows, and what was searched on 64 seeds and learned on these
-GUIDED = [("digits guided", nfe, 64) for nfe in (5, 8)]
 MODELS = {"galaxies": Named("galaxies")} | {  # as conf/model has them, so that search.py may run the campaign
     name: Named("digits", {"guidance": guidance}) for name, guidance in (("digits", 1.0), ("digits guided", 3.0))
 }
 
 
-class Cell(msgspec.Struct, frozen=True):
-    """RMSE on all three blocks, the rest on test; `lpips` by network, none where its weights are missing."""
-
-    sampler: str
-    parameters: int
-    fit: float
-    select: float
-    test: Interval
-    median: float
-    trimmed: float
-    worst: float
-    ratio: Interval
-    lpips: dict[str, float]
-    cost: float  # CPU time of the fit, in that of a thousand evaluations of 64 seeds, so that it means the same on any machine
-    seconds: float
-    memory: int  # peak of the process, MiB
-    errors: tuple[float, ...] = ()  # mean square of every test seed, for pairing with other cells; older cells have none
-
-
-def questions() -> list[tuple[str, int, int, str]]:
-    """Every cell, in the order in which they are run."""
-    whole = [(*q, what) for q in (*QUESTIONS, *GUIDED) for what in WHAT if what != "rows as GS" or q[1] == 5]
-    return whole + [(*q, "rows") for q in OVERFITTING + MORE] + [(*q, "searched+learned") for q in MORE]
-
-
-def path_of(model: str, nfe: int, seeds: int, what: str) -> Path:
-    """Where a cell is kept."""
-    return CELLS / f"{model.replace(' ', '-')}-{nfe}-{seeds}-{what.replace('+', '-').replace(' ', '-')}.json"
-
-
-def read(*question: Any) -> Cell | None:
-    """A cell that is there."""
-    path = path_of(*question)
-    return msgspec.json.decode(path.read_bytes(), type=Cell) if path.exists() else None
-
-
-def spread(i: Interval, form: str) -> str:
-    """A value with its interval."""
-    return f"{i.value:{form}} ({i.low:{form}} to {i.high:{form}})"
-
-
-def cell(model: str, nfe: int, seeds: int, what: str) -> Cell:
+def cell(question: Question) -> Cell:
     """Tune known solvers, unless that is done; fit; read test."""
+    model, nfe, seeds, what = question
     directory = f"campaigns/{model.replace(' ', '-')}-{nfe}"
     budget, nobody = Budget(trials=160, known=200), Tracker("disabled")
     asked = Settings(
@@ -189,46 +142,19 @@ def evaluation_time(ours: Campaign, table: Tableau) -> float:
     return (time.process_time() - start) / 8
 
 
-def table() -> str:
-    """The cells as Markdown."""
-    names = ["model", "NFE", "fit seeds", "what", "parameters", "fit", "select", "test (95 %)", "median", "trimmed", "worst 3 % hold"]
-    names += ["ratio (95 %)", "to rows (95 %)", "LPIPS alex", "vgg", "cost", "MiB", "sampler"]
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for question in sorted(questions(), key=lambda q: (q[0], q[1], q[2], WHAT.index(q[3]))):
-        c, rows = read(*question), read(*question[:3], "rows")
-        if c is None:
-            continue
-        paired = ratio(torch.tensor(c.errors), torch.tensor(rows.errors), root_mean) if rows and c.errors and rows.errors else None
-        numbers = [
-            f"{c.fit:.4f}",
-            f"{c.select:.4f}",
-            spread(c.test, ".4f"),
-            f"{c.median:.4f}",
-            f"{c.trimmed:.4f}",
-            f"{100 * c.worst:.0f} %",
-        ]
-        numbers += [spread(c.ratio, ".3f"), spread(paired, ".3f") if paired and question[3] != "rows" else ""]
-        numbers += [f"{c.lpips[k]:.4f}" if k in c.lpips else "" for k in ("lpips-alex", "lpips-vgg")]
-        fitted = [f"{c.cost:.2f}" if c.cost >= 0.005 else "", str(c.memory), c.sampler]
-        lines.append("| " + " | ".join([*map(str, question), str(c.parameters or ""), *numbers, *fitted]) + " |")
-    return "\n".join(lines)
-
-
 def main(words: list[str]) -> None:
-    """No words: every cell that is missing, each in a process of its own. `table`; or a cell."""
-    if words == ["table"]:
-        print(table())
-    elif words:
-        torch.set_num_threads(1)
-        model, nfe, seeds, what = words
-        found = cell(model, int(nfe), int(seeds), what)
-        write_atomically(path_of(model, int(nfe), int(seeds), what), msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-    else:
-        for question in questions():
-            if not path_of(*question).exists():
+    """No words: every cell that is missing, each in a process of its own, and the page. `page`: that alone; or a cell."""
+    if words in ([], ["page"]):
+        for question in [] if words else questions():
+            if not question.path.exists():
                 print(*question, flush=True)
                 subprocess.run([sys.executable, __file__, *map(str, question)], check=True)
-        print(table())
+        learned_page.write()
+        return
+    torch.set_num_threads(1)
+    model, nfe, seeds, what = words
+    question = Question(model, int(nfe), int(seeds), what)
+    cell(question).write(question)
 
 
 if __name__ == "__main__":

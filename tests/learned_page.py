@@ -1,0 +1,130 @@
+"""The page of `make bench-learn`: docs/learning/README.md and its picture, made of the cells alone."""
+
+from collections.abc import Sequence
+
+import torch
+from learned_cells import CELLS, WHAT, Cell, Question, questions
+from matplotlib.figure import Figure
+
+from search.objective import root_mean
+from search.result import Interval
+from search.statistics import ratio
+from search.style import FOUND, GREY, KNOWN, figure_of, png, styled
+from solvers.atomic import write_atomically
+
+MODELS = ("galaxies", "digits", "digits guided")
+SEEDS = 64  # what the picture and the first tables are about; the others are in the last
+DRAWN = {
+    "times+labels": {"color": "#56b4e9", "marker": "v"},
+    "weights": {"color": "#009e73", "marker": "s"},
+    "rows": {"color": KNOWN, "marker": "o"},
+    "searched": {"color": "#e69f00", "marker": "D"},
+    "searched+learned": {"color": FOUND, "marker": "*", "ms": 10, "lw": 2.2},
+}
+PAGE = """# Every cell of `make bench-learn`
+
+What the rows are is said in [docs/learning.md](../learning.md) and at the head of `tests/bench_learn.py`; this page is written from the
+cells beside it by `python tests/bench_learn.py page`. RMSE to the teacher on 256 test seeds, as a ratio to that of the best tuned known
+solver, from 64 fit seeds. The lowest of a column is bold; a cell that is not there has not been run.
+
+![ratio to the best known solver](ratios.png)
+
+{ratios}
+
+## In full
+
+Columns but fit and select are on test. Ratios are paired, with 95 % bootstrap intervals: to "known", and to "rows" of as many fit seeds
+where both cells keep the errors of every seed (older ones do not). Cost is CPU time in that of a thousand evaluations of 64 seeds; of
+"searched+learned" it is that of the polishing, and at digits 3 and 5 beside "searched", at galaxies 8 and 10 with it, that of the campaign.
+MiB is the peak of the process.
+
+{cells}
+"""
+
+
+def write() -> None:
+    """The page and the picture."""
+    write_atomically(CELLS / "ratios.png", png(picture()))
+    ratios = "\n\n".join(f"**{model}**\n\n{ratios_of(model)}" for model in MODELS)
+    write_atomically(CELLS / "README.md", PAGE.format(ratios=ratios, cells=in_full()).encode())
+
+
+@styled
+def picture() -> Figure:
+    """Ratios over evaluations, a panel per model."""
+    figure = figure_of(11, 5)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, model in zip(panels, MODELS, strict=False):
+        axes.set(title=model, xlabel="network evaluations per sample (NFE)", ylim=(0.25, 1.15))
+        axes.grid()
+        axes.axhline(1.0, color=GREY, ls=(0, (4, 3)), lw=1.4, label="best tuned known solver")
+        for k, (what, look) in enumerate(DRAWN.items()):
+            found = {q.nfe: c.ratio for q, c in cells_of(model) if q.what == what}
+            places = [nfe + 0.09 * (k - 2) for nfe in found]
+            bars = [[r.value - r.low for r in found.values()], [r.high - r.value for r in found.values()]]
+            look = {"ms": 5, "lw": 1.3, "capsize": 2, "elinewidth": 0.8, "label": what, **look}
+            axes.errorbar(places, [r.value for r in found.values()], bars, **look)
+    panels[0].set_ylabel("RMSE, ratio to the best known solver (95 %)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, columnspacing=1.2, handlelength=1.6)
+    return figure
+
+
+def cells_of(model: str) -> list[tuple[Question, Cell]]:
+    """Those of a model that are there, fewest evaluations first."""
+    asked = sorted((q for q in questions() if (q.model, q.seeds) == (model, SEEDS)), key=lambda q: q.nfe)
+    return [(q, c) for q in asked if (c := q.read())]
+
+
+def ratios_of(model: str) -> str:
+    """A row for all that was fitted, a column per NFE; first the error of the best known solver."""
+    found = {(q.what, q.nfe): c for q, c in cells_of(model)}
+    budgets = sorted({nfe for _, nfe in found})
+    best = {nfe: f"{min(c.ratio.value for (_, n), c in found.items() if n == nfe):.2f}" for nfe in budgets}
+    known = [f"{found['known', nfe].test.value:.4f}" if ("known", nfe) in found else "" for nfe in budgets]
+    rows = [["NFE", *map(str, budgets)], ["RMSE of the best known solver", *known]]
+    for what in WHAT[1:]:
+        ratios = [f"{found[what, nfe].ratio.value:.2f}" if (what, nfe) in found else "" for nfe in budgets]
+        if any(ratios):
+            rows.append([what, *(f"**{r}**" if r == best[nfe] else r for r, nfe in zip(ratios, budgets, strict=True))])
+    return markdown(rows)
+
+
+def in_full() -> str:
+    """Every cell, with all that it knows."""
+    rows = [["model", "NFE", "fit seeds", "what", "parameters", "fit", "select", "test (95 %)", "median", "trimmed", "worst 3 % hold"]]
+    rows[0] += ["ratio (95 %)", "to rows (95 %)", "LPIPS alex", "vgg", "cost", "MiB", "sampler"]
+    for question in sorted(questions(), key=lambda q: (q.model, q.nfe, q.seeds, WHAT.index(q.what))):
+        if c := question.read():
+            errors = [
+                f"{c.fit:.4f}",
+                f"{c.select:.4f}",
+                spread(c.test, ".4f"),
+                f"{c.median:.4f}",
+                f"{c.trimmed:.4f}",
+                f"{100 * c.worst:.0f} %",
+            ]
+            lpips = [f"{c.lpips[k]:.4f}" if k in c.lpips else "" for k in ("lpips-alex", "lpips-vgg")]
+            spent = [f"{c.cost:.2f}" if c.cost >= 0.005 else "", str(c.memory), c.sampler]
+            rows.append(
+                [*map(str, question), str(c.parameters or ""), *errors, spread(c.ratio, ".3f"), to_rows(question, c), *lpips, *spent]
+            )
+    return markdown(rows)
+
+
+def to_rows(question: Question, cell: Cell) -> str:
+    """The ratio to level `rows` of the same question, where it can be paired."""
+    rows = question._replace(what="rows").read()
+    if question.what == "rows" or rows is None or not (cell.errors and rows.errors):
+        return ""
+    return spread(ratio(torch.tensor(cell.errors), torch.tensor(rows.errors), root_mean), ".3f")
+
+
+def spread(i: Interval, form: str) -> str:
+    """A value with its interval."""
+    return f"{i.value:{form}} ({i.low:{form}} to {i.high:{form}})"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
