@@ -53,11 +53,16 @@ MiB is the peak of the process.
 def write() -> None:
     """The page and the picture."""
     write_atomically(CELLS / "ratios.png", png(picture()))
+    write_atomically(CELLS / "README.md", page().encode())
+
+
+def page() -> str:
+    """Ratios at a glance, and every cell in full."""
     whole, trimmed = (
         "\n\n".join(f"**{model}**\n\n{ratios_of(model, error)}" for model in MODELS)
         for error in (lambda c: c.test.value, lambda c: c.trimmed)
     )
-    write_atomically(CELLS / "README.md", PAGE.format(whole=whole, trimmed=trimmed, cells=in_full()).encode())
+    return PAGE.format(whole=whole, trimmed=trimmed, cells=in_full())
 
 
 @styled
