@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--to", required=True, choices=KINDS)
     out.add_argument("destination", type=Path)
     out.add_argument(
-        "--prediction", default="", help="what the pipeline's network answers: eps, x0, v or flow (default: what the file says)"
+        "--prediction",
+        default="",
+        help="for diffusers: what the pipeline's network answers, eps, x0, v or flow (default: what the file says)",
     )
     new = commands.add_parser("interpolate", help="the same schedule for another number of evaluations")
     new.add_argument("file", type=Path)
@@ -44,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     into.add_argument("--from", dest="kind", required=True, choices=SOURCES)
     into.add_argument("destination", type=Path)
     into.add_argument("--process", help="ve, vp-linear, vp-cosine, flow, or a diffusers scheduler_config.json")
-    into.add_argument("--sampler", default="ddim", help="for lists of times: a sampler's name (default: ddim)")
+    into.add_argument("--sampler", default="", help="for lists of times: a sampler's name (default: ddim)")
     into.add_argument("--nfe", type=int, help="for schedulers: their num_inference_steps")
     into.add_argument("--prediction", default="", choices=("", "eps", "x0", "v", "flow"), help="what the network answers")
     commands.add_parser("schema", help="print the JSON Schema of a file")

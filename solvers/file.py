@@ -28,6 +28,7 @@ from .compile import compile
 from .errors import ScheduleError
 from .golden import Golden, golden_run
 from .kinds import Operator
+from .prediction import check as check_prediction
 from .process import Process
 from .schedule import KnobName, SolverSchedule
 from .sidecar import MAX_SIDECAR, Operators, key, packed, unpacked
@@ -143,6 +144,15 @@ class ScheduleFile(_Strict, frozen=True, dict=True):
         """The process the times belong to."""
         return self.executable.process
 
+    def predicted(self, said: str = "") -> str:
+        """What its network predicts: what is said, else what it was fitted for, else nothing. Raises ScheduleError if those differ."""
+        fitted = self.fitted_for.prediction if self.fitted_for else ""
+        if said:
+            check_prediction(said)
+        if said and fitted not in ("", said):
+            raise ScheduleError(f"This schedule was fitted for a network that predicts {fitted}, not {said}.")
+        return said or fitted
+
     def require(self, card: FittedFor | Mapping[str, Any], insist: bool = False) -> None:
         """Raise ScheduleError in one sentence if this file was fitted for something else than `card` says. insist=True lets it pass."""
         try:
@@ -235,8 +245,6 @@ def save(
         raise ScheduleError("A number that belongs into the file is not finite.") from None
     file = parse(text.encode(), lambda name: tensors)  # a file that could not be read again must not be written
     try:
-        if Path(path).is_dir():
-            raise ScheduleError(f"{path} is a folder; name a file to write.")
         if isinstance(said, Operators):
             write_atomically(Path(path).parent / said.name, tensors)
         write_atomically(path, text.encode())

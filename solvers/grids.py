@@ -15,6 +15,8 @@ import torch
 from .errors import ScheduleError
 from .process import Process, name_of
 
+ROUNDED = 1e-4  # relative in sigma
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -28,7 +30,12 @@ class Grid:
         values = torch.tensor(self.values, dtype=torch.float64)
         if self.unit == "times":
             return list(self.values)
-        found = process.time_of_sigma(values) if self.unit == "sigmas" else process.time_of(values)
+        sigmas = self.unit == "sigmas"
+        found = process.time_of_sigma(values) if sigmas else process.time_of(values)
+        for end in (process.t_max, 0.0):  # which lists overshoot that are rounded, in papers and in float32
+            beyond = found > end if end else (found < 0) & (found > process.t_clean)
+            off = values / process.sigma_of(end) - 1 if sigmas else values - process.lambda_of(end)
+            found = torch.where(beyond & (off.abs() < ROUNDED), end, found)
         return [float(t) for t in found]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -53,8 +53,10 @@ def noise_source(tableau: Tableau, x: Tensor, noise: Any, dtype: torch.dtype) ->
         return lambda name: x
     if isinstance(noise, Mapping):
         given = cast(Mapping[str, Tensor], noise)
+    elif not isinstance(noise, Iterable):
+        raise ScheduleError(f"Noise is tensors or one seed per sample, not {type(noise).__name__}.")
     else:
-        items: list[Any] = [int(n) for n in noise] if isinstance(noise, Tensor) and noise.ndim == 1 else list(noise)
+        items: list[Any] = [int(n) for n in noise] if isinstance(noise, Tensor) and noise.ndim == 1 else list(cast(Iterable[Any], noise))
         seeds = [int(item) for item in items if isinstance(item, numbers.Integral)]
         if len(seeds) == len(items) and (items or not len(x)):
             if len(seeds) != len(x):

@@ -354,9 +354,9 @@ def process(name: str, **options: Any) -> Process:
     if name not in PROCESSES:
         raise ScheduleError(f"There is no process {name!r}; there are {', '.join(PROCESSES)}.")
     table = options.get("alphas_cumprod")
-    if table is not None:
-        options["alphas_cumprod"] = tuple(float(a) for a in table)
     try:
+        if table is not None:
+            options["alphas_cumprod"] = tuple(float(a) for a in table)
         return msgspec.convert({"name": name, **options}, PROCESSES[name])
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise ScheduleError(f"Process {name!r} cannot be made: {str(error).rstrip('.')}.") from None

@@ -6,6 +6,7 @@ Any number of processes share the shards by rank, and leave them in the cache th
 
 import argparse
 import json
+import math
 import os
 import sys
 from typing import get_args
@@ -20,7 +21,13 @@ def ranks() -> tuple[int, int]:
     """This process's rank among how many, as its launcher says; alone it is 0 of 1."""
     for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
         if rank in os.environ and world in os.environ:
-            return int(os.environ[rank]), int(os.environ[world])
+            try:
+                here, count = int(os.environ[rank]), int(os.environ[world])
+            except ValueError:
+                raise TeacherError(f"{rank} and {world} must be whole numbers.") from None
+            if not 0 <= here < count:
+                raise TeacherError(f"{rank} is {here}, which is not one of {world}={count} from 0 on.")
+            return here, count
     return 0, 1
 
 
@@ -40,8 +47,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of torch, where the network is: cuda, cuda:1 ...")
     parser.add_argument("--chunk", type=int, default=64, help="samples in one call of the network, at most")
     said = parser.parse_args()
-    rank, world = ranks()
     try:
+        rank, world = ranks()
+        if not 0 < said.tolerance < math.inf:
+            raise TeacherError(f"A tolerance is a positive number, not {said.tolerance:g}.")
         teacher = models.ready(said.model, said.options, device_of_rank(said.device), said.chunk)
         for block in get_args(trajectories.Block):
             count = getattr(said, block)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from solvers import process
+from solvers.importers.document import trained_on
 from solvers.prediction import DIFFUSERS
 from teacher.denoiser import Teacher, digest, guided, wrap
 from teacher.errors import TeacherError
@@ -29,14 +30,17 @@ def diffusers_teacher(folder: Path, guidance: float = 1.0, start: float | None =
         raise TeacherError("A diffusers folder needs diffusers: run `pip install diffusers`.") from None
     try:
         unet = UNet2DModel.from_pretrained(folder, subfolder="unet", local_files_only=True, use_safetensors=True)
-        scheduler: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+        config: Any = DDPMScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
+        if trained_on(config) == "flow":
+            raise ValueError("its network is of a flow, and comes with teacher.denoiser.wrap, as docs/own-model.md shows.")
+        scheduler: Any = DDPMScheduler.from_config(config)
+        table = process("vp-discrete", alphas_cumprod=scheduler.alphas_cumprod.double())
     except (OSError, ValueError, RuntimeError) as error:
         raise TeacherError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
     kind = scheduler.config["prediction_type"]
     if kind not in PREDICTIONS:
         raise TeacherError(f"{folder} predicts {kind!r}; known are {', '.join(PREDICTIONS)}.")
     unet.eval().requires_grad_(False)
-    table = process("vp-discrete", alphas_cumprod=scheduler.alphas_cumprod.double())
     classes = unet.config["num_class_embeds"]
 
     def network(x: torch.Tensor, t: torch.Tensor, **knobs: Any) -> torch.Tensor:

@@ -330,6 +330,8 @@ def test_a_stochastic_table_refuses_to_run_without_noise():
 @pytest.mark.parametrize(
     "noise",
     [
+        7,
+        torch.Generator(),
         [],
         [1],
         [1, 2, 3],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from solvers import ScheduleError, SolverSchedule, Step, preset, sample
+from solvers import ScheduleError, SolverSchedule, Step, preset, process, sample
 from solvers.adapters.scheduler_config import scheduler_config
 from solvers.commands.export import export
 from solvers.prediction import to_denoised
@@ -290,6 +290,11 @@ def test_guidance_below_one_is_refused_and_one_becomes_the_next_larger_number(wr
     assert pipe.guidance_scale == math.nextafter(1.0, 2.0)
     with pytest.raises(ScheduleError, match="at least 1"):
         scheduler.guide(pipe, 1, 0, {})
+
+
+def test_a_flow_that_starts_below_its_end_is_not_promised_to_pipelines_which_start_there(written: Any):
+    with pytest.raises(ScheduleError, match=r"size, 1, and this schedule from 0\.9"):
+        scheduler_config(written(preset("dpmpp-2m", [0.9, 0.6, 0.3, 0.0], process("flow"))))
 
 
 def test_a_config_without_rows_or_with_an_unknown_prediction_is_refused_in_one_sentence(written: Any):

@@ -48,6 +48,16 @@ def test_the_sigmas_and_timesteps_of_ays_are_the_preset_on_that_grid():
     assert from_timesteps([1000, 500], Asked(FLOW, "euler")).times == (1.0, 0.5, 0.0)
 
 
+@pytest.mark.parametrize("end", [14.615, 14.614647, 14.6146])
+def test_a_sigma_that_is_rounded_over_the_end_of_a_table_is_that_end(end: float):
+    sigmas = [end, 6.475, 1.396, 0.399, float(TABLE.sigma_of(0.0)) * (1 - 1e-7), 0.0]
+    times = from_sigmas(sigmas, Asked(TABLE, "dpmpp-2m")).times
+    assert times[0] == pytest.approx(999.0, abs=0.01)
+    assert times[-2:] == (0.0, -1.0)
+    with pytest.raises(ScheduleError, match="lies outside"):
+        from_sigmas([14.7, *sigmas[1:]], Asked(TABLE))
+
+
 def test_dc_solver_gives_the_last_steps_their_ratios_and_the_others_none():
     ratios = [0.9, 1.1]
     made = from_dc_solver({"times": TIMES, "dc_ratios": ratios}, Asked(VP))
@@ -72,6 +82,8 @@ def test_ld3_gives_every_step_its_label_and_needs_one_for_each():
     assert made == from_ld3(TIMES + labels, Asked(VP, "unipc-3"))
     with pytest.raises(ScheduleError, match="as many labels as times"):
         from_ld3(TIMES, Asked(VP))
+    with pytest.raises(ScheduleError, match="'heun' does not make one evaluation a step"):
+        from_ld3(TIMES + labels, Asked(VP, "heun"))
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -195,6 +207,7 @@ def test_a_usf_step_relaxes_its_first_derivative_linearly_and_an_analytic_first_
         {"orders": [4, 2, 2, 2]},
         {"start_points": [-1, -7, -1, -1]},
         {"derivative_types": [[], [{"estimate": "Guess"}], [], []]},
+        {"derivative_types": [[], [], [{"estimate": "Difference_1", "active_points": [-2, -2]}], []]},
         {"timesteps": "soon"},
         {"timesteps": [1.0, 0.71, 0.45, 0.22, 0.0]},
         {"timesteps": [1.0, 0.71, 0.71, 0.22, 0.01]},
@@ -277,6 +290,7 @@ def test_a_probed_scheduler_ends_where_it_leaves_no_noise_or_at_its_cleanest_tra
         ("DDIMScheduler", {"timestep_spacing": "wide"}, 5),
         ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, 5),
         ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, 5),
+        ("FlowMatchEulerDiscreteScheduler", {"num_train_timesteps": 500}, 5),
         ("DDIMScheduler", {"beta_start": -0.1}, 5),
         ("DDIMScheduler", {"trained_betas": [0.1, 1.5]}, 5),
     ],
@@ -286,6 +300,37 @@ def test_what_a_scheduler_does_not_run_is_refused_in_one_sentence(name: str, con
     with pytest.raises(ScheduleError) as error:
         from_diffusers({"_class_name": name} | ({} if name.startswith("Flow") else CONFIG) | config, Asked(nfe=nfe))
     assert "\n" not in str(error.value)
+
+
+def test_what_a_scheduler_clips_is_said_and_its_prediction_is_taken_or_contradicted(tmp_path: Path):
+    pytest.importorskip("diffusers", reason="diffusers is not installed (pip install diffusers)")
+    source, made = tmp_path / "scheduler_config.json", tmp_path / "x.schedule.json"
+    source.write_text(json.dumps({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"} | CONFIG))
+    words = ("import", source, "--from", "diffusers", made, "--nfe", "5")
+    _, said = run(*words)
+    assert "clip_sample" in said
+    file = load(made)
+    assert "clip_sample" in file.provenance.note
+    assert file.fitted_for.prediction == "v"
+    with pytest.raises(ScheduleError, match="predicts v, not eps"):
+        run(*words, "--prediction", "eps")
+
+
+def test_options_that_a_source_or_a_program_does_not_take_are_refused(tmp_path: Path):
+    (tmp_path / "x.json").write_text(json.dumps(TIMES))
+    for kind, option, value in (
+        ("timesteps", "nfe", 4),
+        ("dc-solver", "sampler", "ddim"),
+        ("neuralsolver", "process", "ve"),
+        ("diffusers", "process", "ve"),
+        ("diffusers", "sampler", "unipc-3"),
+    ):
+        with pytest.raises(ScheduleError, match=f"from {kind} takes no --{option}"):
+            run("import", tmp_path / "x.json", "--from", kind, tmp_path / "y.schedule.json", f"--{option}", value)
+    made = preset("ddim", TIMES, VP)
+    save(compile(made), tmp_path / "z.schedule.json", recipe=made)
+    with pytest.raises(ScheduleError, match="to sigmas takes no --prediction"):
+        run("export", tmp_path / "z.schedule.json", "--to", "sigmas", tmp_path / "s.txt", "--prediction", "v")
 
 
 def test_betas_that_a_config_lists_are_its_process():
@@ -328,8 +373,9 @@ def test_a_file_that_only_unpickling_could_read_is_refused_unread(tmp_path: Path
 @pytest.mark.parametrize("kind", ["dc-solver", "sigmas", "timesteps", "ld3", "gs", "neuralsolver", "usf", "diffusers"])
 def test_documents_of_another_shape_end_in_one_sentence(kind: str, text: str, tmp_path: Path):
     (tmp_path / "x.json").write_text(text)
+    more = {"neuralsolver": (), "diffusers": ("--nfe", "5")}.get(kind, ("--process", "ve"))
     with pytest.raises(ScheduleError) as error:
-        run("import", tmp_path / "x.json", "--from", kind, tmp_path / "y.schedule.json", "--process", "ve")
+        run("import", tmp_path / "x.json", "--from", kind, tmp_path / "y.schedule.json", *more)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "y.schedule.json").exists()
 
@@ -339,6 +385,14 @@ def test_a_process_is_a_name_or_the_table_of_a_scheduler_config(tmp_path: Path):
     assert process_of("vp-linear") == VP
     made = process_of(str(tmp_path / "scheduler_config.json"))
     assert made.alphas_cumprod == pytest.approx(TABLE.alphas_cumprod, rel=1e-12)
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+    for config in (flow, {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True} | CONFIG):
+        (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
+        assert process_of(str(tmp_path / "scheduler_config.json")) == FLOW
+    for config in ({"_class_name": "EDMEulerScheduler", "sigma_min": 0.002}, {"in_channels": 4}, {}):
+        (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
+        with pytest.raises(ScheduleError, match="no scheduler config"):
+            process_of(str(tmp_path / "scheduler_config.json"))
     with pytest.raises(ScheduleError, match="zero SNR"):
         _ = Betas(rescale_betas_zero_snr=True).process
 

@@ -139,6 +139,14 @@ def test_k_diffusion_sees_every_evaluation_and_stochastic_schedules_use_its_nois
     assert all(d["x"].shape == d["denoised"].shape == n.shape for d in seen)
 
 
+def test_a_network_of_another_prediction_is_refused(tmp_path: Path):
+    made = preset("ddim", [14.6, 3.0, 0.5, 0.0], process("ve"))
+    file = save(compile(made), tmp_path / "x.schedule.json", recipe=made, fitted_for=FittedFor(prediction="eps"))
+    for word, said in (("v", "predicts eps, not v"), ("bogus", "no prediction 'bogus'")):
+        with pytest.raises(ScheduleError, match=said):
+            sample_fewstep(lambda x, s: x, torch.zeros(1, 2), None, schedule=file, prediction=word)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_list_of_sigmas_of_another_length_is_refused(written: Any):
     file = written(preset("ddim", [14.6, 3.0, 0.5, 0.0], process("ve")))
     with pytest.raises(ScheduleError, match="3 evaluations"):
@@ -217,7 +225,7 @@ def test_comfyui_refuses_a_model_of_another_kind_or_table(comfy: Any, written: A
         in_comfyui(comfy, path, fake_comfyui.EPS, fake_comfyui.Discrete(TABLE.alphas_cumprod[:600]), n)
     recipe = SolverSchedule(TABLE, 999.0, DECOUPLED)
     save(compile(recipe), path, recipe=recipe, fitted_for=FittedFor(prediction="v"))
-    with pytest.raises(ScheduleError, match="predicts v, and the model predicts eps"):
+    with pytest.raises(ScheduleError, match="predicts v, not eps"):
         in_comfyui(comfy, path, fake_comfyui.EPS, fake_comfyui.Discrete(TABLE.alphas_cumprod), n)
 
 

@@ -459,6 +459,13 @@ def test_a_folder_is_no_file_to_write_and_a_file_no_folder(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [taken]
 
 
+def test_a_device_stays_a_device(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ScheduleError, match="no regular file"):
+        whole_file(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_crash_while_writing_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     old = whole_file(tmp_path / "x.json")
 

@@ -1,5 +1,6 @@
 """Teachers: exact ones are exact, wrapped ones agree with them, trajectories are kept and never wrong."""
 
+import json
 import platform
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from solvers import At, ScheduleError, compile, preset, process, sample
 from solvers.grids import named_grid
 from solvers.prediction import from_denoised
 from teacher import cache
+from teacher.__main__ import main as solve
 from teacher.analytic import gaussian, mixture
 from teacher.denoiser import guided, wrap
 from teacher.errors import TeacherError
@@ -169,6 +171,32 @@ def test_a_diffusers_pipeline_folder_is_a_teacher_and_samples_like_diffusers(tmp
                 eps = unet(theirs, t).sample
                 theirs = b.sqrt() * (theirs - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    for name, more, said in (
+        ("FlowMatchEulerDiscreteScheduler", {}, "of a flow"),
+        ("EDMEulerScheduler", {}, "of EDMEulerScheduler"),
+        ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "between 0 and 1"),
+    ):
+        (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name} | more))
+        with pytest.raises(TeacherError, match=f"cannot be loaded.*{said}"):
+            load(f"diffusers:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("place", "words", "said"),
+    [
+        ({"RANK": "a", "WORLD_SIZE": "2"}, [], "whole numbers"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, [], "not one of"),
+        ({"RANK": "3", "WORLD_SIZE": "2"}, [], "not one of"),
+        ({}, ["--tolerance", "nan"], "positive"),
+        ({}, ["--tolerance", "-1"], "positive"),
+    ],
+)
+def test_ranks_and_tolerances_that_make_no_sense_end_in_a_sentence(place: dict, words: list[str], said: str, monkeypatch):
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["teacher", "mixture", "--fit", "2", *words])
+    with pytest.raises(SystemExit, match=f"error: .*{said}"):
+        solve()
 
 
 def test_seed_blocks_never_meet():

@@ -38,9 +38,7 @@ def sample_in_comfyui(
     space = guider.inner_model.model_sampling
     kinds = [kind.__name__ for kind in type(space).__mro__]  # EDM derives from V_PREDICTION, that from EPS: the first counts
     prediction: Prediction | None = next((PREDICTIONS[name] for name in kinds if name in PREDICTIONS), None)
-    fitted = schedule.fitted_for.prediction if schedule.fitted_for else ""
-    if prediction and fitted not in ("", prediction):
-        raise ScheduleError(f"This schedule was fitted for a network that predicts {fitted}, and the model predicts {prediction}.")
+    schedule.predicted(prediction or "")
     flow = name_of(schedule.process) == "flow"
     if flow != ("CONST" in kinds):
         raise ScheduleError(f"This schedule is for {'flow' if flow else 'eps, v or x0'} models, and the model is not one.")

@@ -57,7 +57,7 @@ def sample_fewstep(
     table, process = entered(file.tableau), file.process
     if sigmas is not None and len(sigmas) != table.nfe + 1:
         raise ScheduleError(f"This schedule makes {table.nfe} evaluations and goes with {table.nfe + 1} sigmas, not {len(sigmas)}.")
-    kind = prediction or (file.fitted_for.prediction if file.fitted_for else "")
+    kind = file.predicted(prediction or "")
     done = 0
 
     def denoiser(state: Tensor, at: At, **knobs: float) -> Tensor:

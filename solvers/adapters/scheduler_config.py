@@ -23,10 +23,7 @@ def scheduler_config(file: ScheduleFile, prediction: str = "", timestep_scale: f
     """
     if file.executable.coefficients != "scalar":
         raise ScheduleError("The coefficients of this schedule are tensors, and a scheduler_config.json holds numbers.")
-    fitted = file.fitted_for.prediction if file.fitted_for else ""
-    if prediction and fitted not in ("", prediction):
-        raise ScheduleError(f"This schedule was fitted for a network that predicts {fitted}, not {prediction}.")
-    known = prediction or fitted or ("flow" if name_of(file.process) == "flow" else "")
+    known = file.predicted(prediction) or ("flow" if name_of(file.process) == "flow" else "")
     if known not in TYPES:
         raise ScheduleError(f"This file does not say what its network predicts; give one of {', '.join(TYPES)}, not {known!r}.")
     table = begun(file)
@@ -51,8 +48,8 @@ def begun(file: ScheduleFile) -> Tableau:
     if strange:
         raise ScheduleError(f"A pipeline takes no {', '.join(strange)} from its scheduler.")
     table = entered(file.tableau)
-    if table is not file.tableau and name_of(file.process) == "flow":
+    if name_of(file.process) == "flow" and abs(float(table.initial_sigma) - 1) > 1e-6:
         raise ScheduleError(
-            "A flow pipeline starts from noise of its own size, and this schedule's first step, without the network, scales it."
+            f"A flow pipeline starts from noise of its own size, 1, and this schedule from {float(table.initial_sigma):.4g} of it."
         )
     return table

@@ -17,6 +17,8 @@ def export(file: ScheduleFile, source: Path, kind: str, destination: Path, predi
     """Write `file` (read from `source`) for a program of `kind` to `destination`; returns what to tell the user. Raises ScheduleError."""
     if kind not in KINDS:
         raise ScheduleError(f"There is no export to {kind!r}; there are {', '.join(KINDS)}.")
+    if prediction and kind != "diffusers":
+        raise ScheduleError(f"An export to {kind} takes no --prediction.")
     said = compatibility(file)[kind]
     if said.startswith("cannot"):
         raise ScheduleError(f"{kind} {said}")

@@ -5,8 +5,10 @@ A diffusers scheduler (by its config) or a k-diffusion function (by the caller's
 asks about and returns are the coefficients. See `solvers.probe`.
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from ..prediction import DIFFUSERS, from_denoised
 from ..probe import probe
 from ..process import Process, name_of, process
 from ..tableau import At, Tableau
-from .document import Asked, Betas, shaped
+from .document import Asked, process_of_config, trained_on
 
 KNOWN = (
     "DDIMScheduler",
@@ -34,26 +36,52 @@ KNOWN = (
 )
 
 
+CLIPPING = ("clip_sample", "thresholding")
+FLOW_STEPS = 1000
+
+
 def from_diffusers(document: Any, asked: Asked) -> tuple[Tableau, Process]:
     """The table of the scheduler that a scheduler_config.json names, with `asked.nfe` for its num_inference_steps."""
+    if asked.nfe is None or asked.nfe < 1:
+        raise ScheduleError("Say how many steps the scheduler shall make, one or more: --nfe N.")
+    scheduler = _scheduler(document, {word: False for word in CLIPPING})
+    where = process_of_config(document)
+    try:
+        return probe_scheduler(scheduler, asked.nfe, where), where
+    except ScheduleError:
+        raise
+    except Exception as error:  # whatever that class says of its config
+        raise ScheduleError(f"{document['_class_name']} does not run {asked.nfe} steps with this config: {error}.") from None
+
+
+def predicted(document: Any) -> str:
+    """What the network of a scheduler_config.json answers, in our words."""
+    if trained_on(document) == "flow":
+        return "flow"
+    return DIFFUSERS.get(document.get("prediction_type", "epsilon"), "")
+
+
+def left_out(document: Any) -> str:
+    """A sentence on what the scheduler does that no row can: clipping is no weighted sum. Empty if there is nothing."""
+    config = _scheduler(document).config
+    on = " and ".join(word for word in CLIPPING if config.get(word))
+    return on and f"{on} of that scheduler left out: what is not a weighted sum wraps the denoiser"
+
+
+def _scheduler(document: Any, changes: Mapping[str, bool] = MappingProxyType({})) -> Any:
     name = document.get("_class_name") if isinstance(document, dict) else None
     if name not in KNOWN:
         raise ScheduleError(f"{name!r} is not among the deterministic schedulers that are probed: {', '.join(KNOWN)}.")
-    if asked.nfe is None or asked.nfe < 1:
-        raise ScheduleError("Say how many steps the scheduler shall make, one or more: --nfe N.")
     try:
         import diffusers
     except ImportError:
         raise ScheduleError("Probing a diffusers scheduler needs diffusers: run `pip install diffusers`.") from None
-    flow = name.startswith("FlowMatch")
-    where = process("flow") if flow else shaped(document, Betas, "a scheduler config with a table of betas").process
-    linear: dict[str, Any] = {} if flow else {"clip_sample": False, "thresholding": False}
+    kind = getattr(diffusers, name)
+    known = {word: value for word, value in changes.items() if word in inspect.signature(kind).parameters}
     try:
-        return probe_scheduler(getattr(diffusers, name).from_config(document | linear), asked.nfe, where), where
-    except ScheduleError:
-        raise
+        return kind.from_config(document | known)
     except Exception as error:  # whatever that class says of its config
-        raise ScheduleError(f"{name} does not run {asked.nfe} steps with this config: {error}.") from None
+        raise ScheduleError(f"{name} cannot be made from this config: {error}.") from None
 
 
 def probe_scheduler(scheduler: Any, steps: int, where: Process) -> Tableau:
@@ -64,14 +92,16 @@ def probe_scheduler(scheduler: Any, steps: int, where: Process) -> Tableau:
     word = "flow_prediction" if name_of(where) == "flow" else scheduler.config.get("prediction_type", "epsilon")
     if word not in DIFFUSERS:
         raise ScheduleError(f"There is no prediction_type {word!r}; there are {', '.join(DIFFUSERS)}.")
-    kind = DIFFUSERS[word]
+    kind, flow = DIFFUSERS[word], name_of(where) == "flow"
+    if flow and scheduler.config["num_train_timesteps"] != FLOW_STEPS:
+        raise ScheduleError(f"Flow schedulers are read that count {FLOW_STEPS} training steps, as every published one does.")
 
     def sampler(denoiser: Callable[..., Tensor], x: Tensor) -> Tensor:
         scheduler.set_timesteps(steps)
         scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
         state = x / scale(torch.ones(1, dtype=torch.float64), scheduler.timesteps[0])
         for i, t in enumerate(scheduler.timesteps):
-            label = torch.as_tensor(float(t) / (1000 if name_of(where) == "flow" else 1), dtype=torch.float64)
+            label = torch.as_tensor(float(t) / (FLOW_STEPS if flow else 1), dtype=torch.float64)
             at = At(label, where.alpha(label), where.sigma(label))
             seen = scale(state, t) if i else x  # x itself, without the rounding of dividing and multiplying
             denoised = denoiser(seen, at)

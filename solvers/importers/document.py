@@ -1,7 +1,7 @@
 """What is read: strict JSON of a few shapes, and the process that its numbers belong to."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,14 +24,11 @@ class Betas(msgspec.Struct, frozen=True):
     beta_end: float = 0.02
     num_train_timesteps: int = 1000
     trained_betas: list[float] | None = None
-    use_flow_sigmas: bool = False
     rescale_betas_zero_snr: bool = False
 
     @property
     def process(self) -> Process:
         """vp-discrete, in float64. Raises ScheduleError for tables that are not made here."""
-        if self.use_flow_sigmas:
-            return process("flow")
         count = self.num_train_timesteps if self.trained_betas is None else len(self.trained_betas)
         if self.rescale_betas_zero_snr or not 2 <= count <= 100_000:
             raise ScheduleError("This table is rescaled to zero SNR or has no sensible length, which is not understood here.")
@@ -46,14 +43,38 @@ class Betas(msgspec.Struct, frozen=True):
         return process("vp-discrete", alphas_cumprod=torch.cumprod(1 - betas, 0))
 
 
+WITHOUT_BETAS = ("EDM", "ScoreSde", "CMStochastic", "VQ", "Amused")  # how the names of diffusers' classes begin that know no betas
+
+
+def trained_on(config: Mapping[str, Any]) -> Literal["flow", "betas"]:
+    """What the network of a diffusers scheduler config was trained on. Raises ScheduleError if it is neither."""
+    name = str(config.get("_class_name", ""))
+    if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
+        return "flow"
+    if name.startswith(WITHOUT_BETAS) or not (name or config.keys() & {"beta_schedule", "beta_start", "trained_betas"}):
+        raise ScheduleError(f"This is no scheduler config with a table of betas or of a flow{name and f', but of {name}'}.")
+    return "betas"
+
+
+def process_of_config(config: Any) -> Process:
+    """The process that a diffusers scheduler config says its network was trained on. Raises ScheduleError."""
+    known = shaped(config, Betas, "a scheduler config with a table of betas")
+    return process("flow") if trained_on(config) == "flow" else known.process
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the user says about a source: its process, and where it says less, the sampler, the steps and what f is."""
 
     process: Process | None = None
-    sampler: str = "ddim"
+    sampler: str = ""
     nfe: int | None = None
     prediction: str = ""
+
+    @property
+    def solver(self) -> str:
+        """The sampler, by default DDIM."""
+        return self.sampler or "ddim"
 
     def need_process(self) -> Process:
         """The process, or a ScheduleError that says how to give it."""
@@ -95,4 +116,4 @@ def process_of(word: str) -> Process:
     """A process by name, or from the diffusers scheduler_config.json at a path. Raises ScheduleError."""
     if not word.endswith(".json"):
         return process(word)
-    return shaped(read(Path(word)), Betas, "a scheduler config with a table of betas").process
+    return process_of_config(read(Path(word)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ..compile import compile
 from ..errors import ScheduleError
 from ..grids import sigmas, times
 from ..presets import preset
@@ -19,7 +20,7 @@ def from_sigmas(document: Any, asked: Asked) -> SolverSchedule:
     """A list of N + 1 decreasing sigmas as users of the process count them; a last 0 is the clean end."""
     process = asked.need_process()
     found = shaped(document, list[float], "a list of sigmas")
-    return preset(asked.sampler, sigmas(found), process)
+    return preset(asked.solver, sigmas(found), process)
 
 
 def from_timesteps(document: Any, asked: Asked) -> SolverSchedule:
@@ -27,7 +28,7 @@ def from_timesteps(document: Any, asked: Asked) -> SolverSchedule:
     process = asked.need_process()
     scale = 1000.0 if name_of(process) == "flow" else 1.0
     found = [t / scale for t in shaped(document, list[float], "a list of timesteps")]
-    return preset(asked.sampler, times([*found, process.t_clean] if found[-1:] != [process.t_clean] else found), process)
+    return preset(asked.solver, times([*found, process.t_clean] if found[-1:] != [process.t_clean] else found), process)
 
 
 class BestSteps(msgspec.Struct, frozen=True):
@@ -43,9 +44,9 @@ def from_ld3(document: Any, asked: Asked) -> SolverSchedule:
     half = len(known) // 2
     if len(known) != 2 * half or half < 2:
         raise ScheduleError(f"An LD3 result has as many labels as times; this list has {len(known)} numbers.")
-    schedule = preset(asked.sampler, times(known[:half]), process)
-    if len(schedule.steps) != half - 1:
-        raise ScheduleError(f"LD3 gives one label a step, and {asked.sampler!r} does not make one evaluation a step.")
+    schedule = preset(asked.solver, times(known[:half]), process)
+    if (len(schedule.steps), compile(schedule).nfe) != (half - 1, half - 1):
+        raise ScheduleError(f"LD3 gives one label a step, and {asked.solver!r} does not make one evaluation a step.")
     told = [None if label == t else label for t, label in zip(known[: half - 1], known[half:-1], strict=True)]
     steps = tuple(msgspec.structs.replace(step, label=label) for step, label in zip(schedule.steps, told, strict=True))
     return SolverSchedule(process, schedule.start, steps)

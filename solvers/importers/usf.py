@@ -146,7 +146,7 @@ def _difference(points: list[Point], start: int, derivative: Derivative, k: int)
     count = int(digits) if word == "Difference" and digits.isdecimal() else 0
     nearby = [*range(start + 1, 0), *range(start - 1, -len(points) - 1, -1)]
     active = nearby[:count] if derivative.active_points is None else derivative.active_points
-    if not k <= count == len(set(active) - {start}) or not set(active) <= set(nearby):
+    if not k <= count == len(active) == len(set(active) - {start}) or not set(active) <= set(nearby):
         raise ScheduleError(f"Derivative {k} cannot be estimated by {derivative.estimate!r} from the points {active}.")
     gaps = torch.tensor([points[i].lambda_ - points[start].lambda_ for i in active], dtype=torch.float64)
     system = torch.stack([gaps**q / math.factorial(q) for q in range(1, count + 1)])
