@@ -21,7 +21,7 @@ from rich.progress import Progress
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.objective import Objective, looks, objective
-from search.samplers import sampler
+from search.samplers import rehearse
 from search.settings import Seeds, Settings
 from search.space import Space
 from search.warm import Warm, starts
@@ -51,7 +51,7 @@ class Campaign:
     def name(self) -> str:
         """The campaign's name, that of its directory when it was begun."""
         path = self.directory / "campaign.json"
-        told = json.loads(path.read_bytes()) if path.exists() else {}
+        told = _told(path) if path.exists() else {}
         return told.get("name", self.directory.resolve().name)
 
     @functools.cached_property
@@ -140,7 +140,7 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     for name in (*settings.perceptual, *settings.compare):
         if teacher.makes_pictures or not looks(name):
             objective(name)  # missing LPIPS weights are found now, not after the search
-    sampler(settings.sampler.name, settings.seed, 0, **settings.sampler.options)  # as are its options
+    rehearse(settings.sampler.name, settings.sampler.options, spaces[settings.nfe[0]].distributions())  # as are its options
     aim, some, home = objective(settings.objective), spaces[settings.nfe[0]], directory_of(settings)
     if looks(settings.objective) and not teacher.makes_pictures:
         raise CampaignError(f"{teacher.name} makes no pictures, so {settings.objective!r} cannot judge them.")
@@ -152,8 +152,8 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
             raise CampaignError("Steps that inject noise (space.eta) cannot be learned; leave the learner out.")
         if not all(any(settings.learner.suits(space.decode({"answer0": a})) for a in space.answer) for space in spaces.values()):
             raise CampaignError(f"Schedules of this space cannot be learned at level {settings.learner.level!r}; choose another learner.")
-    if aim.kind != "seeds" and min(settings.seeds.fit, settings.seeds.select, settings.seeds.test) < 2:
-        raise CampaignError(f"{aim.name!r} compares sets, and a block of one seed is none: give every block two or more.")
+    if aim.kind != "seeds" and min(settings.seeds.fit, settings.seeds.select, settings.seeds.test - 1) < 2:  # intervals leave one out
+        raise CampaignError(f"{aim.name!r} compares sets, and one seed is none: give every block two or more, and test three.")
     if some.eta[1] and aim.kind == "seeds":
         raise CampaignError(
             f"Steps that inject noise (space.eta) leave the teacher's trajectories, so {aim.name!r} cannot judge them: "
@@ -176,6 +176,8 @@ def directory_of(settings: Settings) -> Path:
 
 def claim(campaign: Campaign) -> None:
     """Make the directory this campaign's, or check that it is. Raises CampaignError naming what differs."""
+    if not campaign.settings.storage and set("?%") & set(str(campaign.directory.resolve())):
+        raise CampaignError(f"{campaign.directory} holds a character, ? or %, that the address of its study cannot have.")
     try:
         _claim(campaign.directory, campaign.question)
     except OSError as error:
@@ -186,16 +188,19 @@ def _claim(directory: Path, ours: Mapping[str, Any]) -> None:
     path = directory / "campaign.json"
     there = {file.name for file in directory.iterdir()} if directory.exists() else set[str]()
     if path.name in there:
-        try:
-            theirs = json.loads(path.read_bytes())
-        except ValueError:
-            raise CampaignError(f"{path} is damaged; move {directory} away to begin anew.") from None
-        agree(ours, theirs, str(directory))
+        agree(ours, _told(path), str(directory))
     elif any(not name.startswith(".fewstep-") for name in there):  # such a file is another worker's claim being written
         raise CampaignError(f"{directory} is not empty and holds no campaign; choose another directory=....")
     else:
         told = {"name": directory.resolve().name} | dict(ours)  # the name stays when the directory gets another
         write_atomically(path, (json.dumps(told, indent=1) + "\n").encode())
+
+
+def _told(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except msgspec.MsgspecError:
+        raise CampaignError(f"{path} is damaged; move {path.parent} away to begin anew.") from None
 
 
 def agree(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> None:

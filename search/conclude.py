@@ -57,7 +57,7 @@ def conclude(
     path = campaign.directory / f"{campaign.name}.schedule.json"
     file = export(campaign, path, searched, number, targets, scored[samplers.index(searched)], scored[1], reads)
     if settings.learner and ours is not searched:
-        path = campaign.directory / f"{campaign.name}-polished.schedule.json"
+        path = campaign.directory / f"{campaign.name}-{settings.learner.mark}.schedule.json"  # another learner writes beside it
         file = export(campaign, path, ours, None, targets, scored[0], scored[1], reads)
     outcome = Result(
         model=teacher.name,
@@ -91,7 +91,8 @@ def conclude(
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}
     report.write(campaign.directory, outcome, ours.steps, rivals[0].steps, shown)
     result.write(outcome, campaign.directory / "result.json")
-    state_of(campaign.directory / "learner").unlink(missing_ok=True)
+    if settings.learner:
+        state_of(campaign.directory / settings.learner.mark).unlink(missing_ok=True)
     mirror.schedule(path, {"nfe": campaign.nfe, "id": file.id, "ratio": scored[0].ratio.value})
     return outcome
 
@@ -143,7 +144,7 @@ def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], besid
     asked = campaign.question | {"learner": learner, "from": schedules, "beside": others}
     with threads(campaign.settings.workers or cores()):
         fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress)
-        points = followed(fits, campaign.directory / "learner", cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
+        points = followed(fits, campaign.directory / learner.mark, cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = best_of(points)
     fit, point = fits[best], points[best]
     return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), fit.told(point, starts[best].origin))

@@ -1,5 +1,6 @@
 """What train.py runs: learn from one start or several, choose on `select`, judge on seeds never seen, write a new file."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -121,6 +122,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
         points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
     tables = [table for k, fit in enumerate(fits) for table in (compile(schedules[k]), fit.table(points[k]))]
     ends = Ends(found, fits, points, Evaluator(teacher, test_on, asked.chunk, calls).errors(tables))
+    check_free(path)  # another may have been quicker
     write(ends, card_of(teacher, test_on), path)
     state_of(path).unlink(missing_ok=True)
     return ends.shown(f"{asked.stem}: learner {asked.learner.level}"), path
@@ -138,10 +140,16 @@ def beginnings(asked: Lesson, teacher: Teacher, progress: Progress) -> tuple[lis
 
 def check_free(path: Path) -> None:
     """Raise CampaignError unless a file can be written there that takes nothing's place."""
-    if path.exists():
-        raise CampaignError(f"{path} is there already; choose another out=..., or remove it to learn anew.")
+    if path.suffix == ".png":
+        raise CampaignError(f"{path} would be taken by the learning curve; choose another out=....")
     try:
+        ours = () if state_of(path).exists() else (path.with_suffix(".png"),)  # one that was killed may have left its picture
+        for file in (path, *ours):
+            if file.exists():
+                raise CampaignError(f"{file} is there already; choose another out=..., or remove it to learn anew.")
         path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise CampaignError(f"{path} cannot be written: {error.strerror}.") from None
 

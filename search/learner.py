@@ -12,6 +12,7 @@ from search.parametrise import LEVELS, NESTED, check_words, suits
 from search.paths import affordable
 from search.trajectory import holdable
 from solvers import SolverSchedule, compile
+from teacher import cache
 from teacher.denoiser import Teacher
 from teacher.statistics import span
 
@@ -81,6 +82,11 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CampaignError("An emulator keeps every seed to its own noise; choose learner.optimiser=lm, or relax=0.")
         if self.optimiser == "emulated" and self.objective not in SQUARES:
             raise CampaignError(f"An emulator knows {', '.join(SQUARES)}, not {self.objective}; choose learner.optimiser=lm.")
+
+    @property
+    def mark(self) -> str:
+        """What its files are called by: another learner has another."""
+        return f"{self.level.replace('+', '-')}-{cache.key_of(msgspec.to_builtins(self))[:8]}"
 
     def require(self, teacher: Teacher, seeds: int) -> None:
         """Raise CampaignError if what should be small cannot be measured, or not be emulated on so many seeds, with this model.

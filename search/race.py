@@ -40,6 +40,8 @@ def clearly_worse(errors: Tensor, reference: Tensor, level: float) -> bool:
     if not errors.isfinite().all():
         return True
     n = len(errors)
+    if n < 2:
+        return False
     difference = errors.sqrt() - reference[:n].sqrt()
     return float(difference.mean()) > float(difference.std()) / math.sqrt(n) * float(scipy.special.stdtrit(n - 1, 1 - level))
 

@@ -279,6 +279,7 @@ def decoded(path: Path, kind: Any) -> Any:
 
 
 def concluded(path: Path, learner: Learner | None, kind: type[Record] = Result) -> Record | None:
-    """What `write` left there, if it is there and was polished as is asked now. No learner: as it is."""
+    """What `write` left there, if it and its files are there and it was polished as is asked now. No learner: as it is."""
     found = read(path, kind) if path.exists() else None
-    return found if found and learner in (None, found.learner) else None
+    whole = found and learner in (None, found.learner) and all(Path(file).exists() for file in found.schedule_files)
+    return found if whole else None

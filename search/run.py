@@ -56,7 +56,8 @@ def _joined(ours: Campaign, base: RDBStorage) -> Result | Front | None:
             here = any(ours.directory.rglob(READS))  # also where it was begun elsewhere, and moved
             elsewhere = not here and storage.noted(study, "report", home) != home
             if other or elsewhere:
-                ours.progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.")
+                polish = " A learner that it was not told runs when the command is given again after that." if settings.learner else ""
+                ours.progress.console.print(f"The study is complete; its report is written by {other or 'another worker'}.{polish}")
                 return None
             if len(ours.budgets) > 1:
                 outcome = conclude_all(ours, tuned, trials, mirror, begun)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from search.errors import CampaignError
@@ -24,6 +25,8 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "nsgaii": optuna.samplers.NSGAIISampler,
     "gp": optuna.samplers.GPSampler,
 }
+
+STARTUP = 16  # random trials, at most, before Optuna's samplers propose, unless an option says more
 
 
 def sampler(name: str, seed: int, generation: int, knowledge: Mapping[str, Any] | None = None, /, **options: Any) -> BaseSampler:
@@ -39,6 +42,23 @@ def sampler(name: str, seed: int, generation: int, knowledge: Mapping[str, Any] 
         raise CampaignError(f"Sampler {name!r} does not take the options {', '.join(options)}.") from None
     except ValueError as error:
         raise CampaignError(f"Sampler {name!r} refuses its options: {error}.") from None
+
+
+def rehearse(name: str, options: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
+    """Propose once, as in a study that has begun: some options Optuna refuses no earlier. Raises CampaignError."""
+    asked = sampler(name, 0, 0, **options)
+    if not options or name == "s3":  # which checks its own
+        return
+    past = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    counts = [value for value in options.values() if isinstance(value, int) and value < 1000]
+    for k in range(2 + max([STARTUP, *counts])):
+        past.tell(past.ask(dict(distributions)), float(k))
+    now = optuna.create_study(sampler=asked)
+    now.add_trials(past.get_trials(deepcopy=False))
+    try:
+        now.ask(dict(distributions))
+    except Exception as error:  # whatever it says of them
+        raise CampaignError(f"Sampler {name!r} refuses its options: {str(error).rstrip('.') or type(error).__name__}.") from None
 
 
 def _check(make: Callable[..., BaseSampler], options: Mapping[str, Any]) -> None:

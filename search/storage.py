@@ -75,6 +75,8 @@ def opened(url: str) -> Iterator[optuna.storages.RDBStorage]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not url.startswith(("sqlite:///", "postgresql")):
         raise CampaignError(f"The storage {url} is neither sqlite:///FILE nor postgresql+psycopg://....")
+    if url in ("sqlite:///", "sqlite:///:memory:"):
+        raise CampaignError(f"The storage {url} ends with its process; give a file, sqlite:///FILE.")
     connection = {} if url.startswith("sqlite") else {"connect_timeout": 5}
     options = {"pool_pre_ping": True, "connect_args": connection}
     try:

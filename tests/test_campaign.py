@@ -190,12 +190,15 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
         ({"sampler": {"name": "s3", "options": {"describe": 1}}}, CampaignError, "does not take the options describe"),
         ({"sampler": {"name": "tpe", "options": {"n_ei_candidates": "abc"}}}, CampaignError, "n_ei_candidates: Expected `int`"),
         ({"sampler": {"name": "nsgaii", "options": {"crossover_prob": "often"}}}, CampaignError, "crossover_prob: Expected `float`"),
+        ({"sampler": {"name": "tpe", "options": {"n_ei_candidates": 0}}}, CampaignError, "'tpe' refuses its options"),
+        ({"sampler": {"name": "cmaes", "options": {"popsize": 1}}}, CampaignError, "'cmaes' refuses its options"),
         ({"sampler": {"name": "s3", "options": {"shortlist": 0}}}, CampaignError, "a whole number of at least 1, not 0"),
         ({"space": {"colour": ["red"]}}, CampaignError, "colour"),
         ({"space": {"order": []}}, ScheduleError, "leaves no order"),
         ({"space": {"order": 3}}, CampaignError, "not of the kind"),
         ({"space": {"eta": 0.5}}, CampaignError, "not of the kind"),
         ({"objective": "frechet-pixels", "seeds": {"fit": 8, "select": 8, "test": 1}}, CampaignError, "compares sets"),
+        ({"objective": "frechet-pixels", "seeds": {"fit": 2, "select": 2, "test": 2}}, CampaignError, "and test three"),
         ({"space": {"relax": ["a", "b"]}}, ScheduleError, "range of relax"),
         ({"space": {"label": [0.4, -0.4]}}, ScheduleError, "range of label"),
         ({"budget": {"trials": 0}}, CampaignError, "trials"),
@@ -207,6 +210,7 @@ def test_a_directory_with_other_things_in_it_is_refused(tmp_path):
         ({"sampler": {"name": "s3", "options": {"doubt": "abc"}}}, CampaignError, "doubt: Expected `float`"),
         ({"model": {"name": "gaussian", "options": {"dimensions": -1}}}, TeacherError, "one dimension or more"),
         ({"storage": "postgresql://nobody@127.0.0.1:1/none"}, CampaignError, "cannot be opened"),
+        ({"storage": "sqlite:///:memory:"}, CampaignError, "ends with its process"),
     ],
 )
 def test_bad_settings_end_in_one_sentence(tmp_path, changes, error, sentence):
@@ -223,6 +227,14 @@ def test_a_place_that_cannot_hold_a_campaign_or_its_storage_is_refused_in_a_sent
             small(directory)
     with pytest.raises(CampaignError, match="cannot be opened"):
         small(tmp_path / "c", storage=f"sqlite:///{tmp_path / 'file' / 'x.db'}")
+    with pytest.raises(CampaignError, match=r"\? or %"):
+        small(tmp_path / "what?")
+    assert not (tmp_path / "what?").exists()
+    for text in ("[1, 2]", "{"):
+        (tmp_path / "broken").mkdir(exist_ok=True)
+        (tmp_path / "broken" / "campaign.json").write_text(text)
+        with pytest.raises(CampaignError, match=r"campaign\.json is damaged"):
+            small(tmp_path / "broken")
 
 
 def test_a_sampler_that_diverges_on_a_test_seed_is_scored_so_that_it_can_be_read_again(tmp_path):
@@ -317,6 +329,9 @@ def test_a_learner_polishes_the_finalists_of_a_finished_campaign_and_the_report_
     directory.rename(tmp_path / "old" / "c")
     again = small(tmp_path / "old" / "c", budget=budget, learner={"level": "times", "iterations": 1})
     assert again.found.name == "learned"  # a campaign that was moved goes on where it is
+    there = Path(again.schedule_file).parent
+    assert load(there / Path(both.schedule_file).name).id == both.schedule_id  # and leaves what another learner made
+    assert again.schedule_file != str(there / Path(both.schedule_file).name)
 
 
 def test_a_finished_campaign_whose_directory_was_renamed_is_the_same_campaign(finished, tmp_path):
@@ -327,8 +342,9 @@ def test_a_finished_campaign_whose_directory_was_renamed_is_the_same_campaign(fi
     assert Path(after.schedule_file).exists()
     assert Path(after.schedule_file).parent == there
     assert after.beside(home) == before
-    (there / "result.json").unlink()
-    again = small(there)  # the report is written anew, from the same trials
+    Path(after.schedule_file).unlink()  # a file that is gone
+    again = small(there)  # is written anew, from the same trials, as is the report
+    assert load(after.schedule_file).id == before.schedule_id
     assert again.trials == before.trials
     assert again.test_reads == 2
     with storage.opened(f"sqlite:///{there / 'study.sqlite'}") as base:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from test_campaign import TINY
 
+from search.errors import CampaignError
+from search.learn import check_free
 from solvers import FittedFor, Score, compile, load, named_grid, preset, process, sample, save
 from solvers.commands.show import show
 from solvers.registry import DISTINCT
@@ -185,6 +187,19 @@ def test_search_answers_an_unknown_word_and_a_wrong_number_in_one_line():
         assert done.returncode == 1
         assert re.fullmatch(r"error: .*\n", done.stderr), done.stderr
         assert sentence in done.stderr
+
+
+def test_what_is_learned_takes_nothings_place(tmp_path):
+    (tmp_path / "pic.png").write_text("precious")
+    (tmp_path / "there.json").write_text("precious")
+    for name, said in (("pic.json", "pic.png is there already"), ("there.json", "is there already"), ("x.png", "learning curve")):
+        with pytest.raises(CampaignError, match=said):
+            check_free(tmp_path / name)
+    for path in (tmp_path / ("x" * 300), tmp_path / ("x" * 250), Path("/proc/x.json"), tmp_path / "there.json" / "x.json"):
+        with pytest.raises(CampaignError, match="cannot be written"):
+            check_free(path)
+    check_free(tmp_path / "new" / "x.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "pic.png", "there.json"]
 
 
 def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):

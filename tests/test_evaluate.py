@@ -161,6 +161,10 @@ def test_a_race_goes_on_with_what_is_worse_on_most_seeds_and_better_in_the_objec
     assert hopeless(torch.cat([2 * ordinary, wild]).square(), reference, 0.05 / 7, rmse)
 
 
+def test_one_seed_shows_nothing_to_be_worse():
+    assert not clearly_worse(torch.tensor([4.0]), torch.tensor([1.0]), 0.05)
+
+
 def test_a_race_stops_what_is_clearly_worse_and_lets_the_better_and_the_same_finish(scene):
     teacher, goal = scene
 
