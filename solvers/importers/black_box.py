@@ -5,10 +5,8 @@ A diffusers scheduler (by its config) or a k-diffusion function (by the caller's
 asks about and returns are the coefficients. See `solvers.probe`.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -44,7 +42,8 @@ def from_diffusers(document: Any, asked: Asked) -> tuple[Tableau, Process]:
     """The table of the scheduler that a scheduler_config.json names, with `asked.nfe` for its num_inference_steps."""
     if asked.nfe is None or asked.nfe < 1:
         raise ScheduleError("Say how many steps the scheduler shall make, one or more: --nfe N.")
-    scheduler = _scheduler(document, {word: False for word in CLIPPING})
+    scheduler = _scheduler(document)
+    scheduler.register_to_config(**dict.fromkeys(CLIPPING, False))  # no row can do that: `left_out` says so
     where = process_of_config(document)
     try:
         return probe_scheduler(scheduler, asked.nfe, where), where
@@ -68,7 +67,7 @@ def left_out(document: Any) -> str:
     return on and f"{on} of that scheduler left out: what is not a weighted sum wraps the denoiser"
 
 
-def _scheduler(document: Any, changes: Mapping[str, bool] = MappingProxyType({})) -> Any:
+def _scheduler(document: Any) -> Any:
     name = document.get("_class_name") if isinstance(document, dict) else None
     if name not in KNOWN:
         raise ScheduleError(f"{name!r} is not among the deterministic schedulers that are probed: {', '.join(KNOWN)}.")
@@ -76,10 +75,8 @@ def _scheduler(document: Any, changes: Mapping[str, bool] = MappingProxyType({})
         import diffusers
     except ImportError:
         raise ScheduleError("Probing a diffusers scheduler needs diffusers: run `pip install diffusers`.") from None
-    kind = getattr(diffusers, name)
-    known = {word: value for word, value in changes.items() if word in inspect.signature(kind).parameters}
     try:
-        return kind.from_config(document | known)
+        return getattr(diffusers, name).from_config(document)
     except Exception as error:  # whatever that class says of its config
         raise ScheduleError(f"{name} cannot be made from this config: {error}.") from None
 
