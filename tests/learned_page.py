@@ -74,8 +74,9 @@ def picture() -> Figure:
         axes.set(title=model, xlabel="network evaluations per sample (NFE)", ylim=(0.25, 1.15))
         axes.grid()
         axes.axhline(1.0, color=GREY, ls=(0, (4, 3)), lw=1.4, label="best tuned known solver")
+        cells = cells_of(model)
         for k, (what, look) in enumerate(DRAWN.items()):
-            found = {q.nfe: c.ratio for q, c in cells_of(model) if q.what == what}
+            found = {q.nfe: c.ratio for q, c in cells if q.what == what}
             places = [nfe + 0.09 * (k - 2) for nfe in found]
             bars = [[r.value - r.low for r in found.values()], [r.high - r.value for r in found.values()]]
             look = {"ms": 5, "lw": 1.3, "capsize": 2, "elinewidth": 0.8, "label": what, **look}
@@ -95,11 +96,10 @@ def ratios_of(model: str, error: Callable[[Cell], float]) -> str:
     """A row for all that was fitted, a column per NFE: the error as a ratio to the best known solver's, which stands above."""
     found = {(q.what, q.nfe): error(c) for q, c in cells_of(model)}
     known = {nfe: value for (what, nfe), value in found.items() if what == "known"}
-    best = {nfe: min(value for (_, n), value in found.items() if n == nfe) for nfe in known}
+    lowest = {nfe: f"{min(value for (_, n), value in found.items() if n == nfe) / known[nfe]:.2f}" for nfe in known}
     rows = [["NFE", *map(str, known)], ["best known solver", *(f"{value:.4f}" for value in known.values())]]
     for what in WHAT[1:]:
         shares = {nfe: f"{found[what, nfe] / value:.2f}" for nfe, value in known.items() if (what, nfe) in found}
-        lowest = {nfe: f"{best[nfe] / value:.2f}" for nfe, value in known.items()}
         if shares:
             rows.append([what, *(f"**{shares[nfe]}**" if shares.get(nfe) == lowest[nfe] else shares.get(nfe, "") for nfe in known)])
     return markdown(rows)
