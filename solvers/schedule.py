@@ -3,6 +3,7 @@
 Every choice of a step is a number or a word. `to` and `label` are times in the process's own t.
 """
 
+import functools
 import itertools
 import math
 from typing import Annotated, Literal
@@ -81,7 +82,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _Fields = msgspec.defstruct("_Fields", [(field.name, field.type) for field in msgspec.structs.fields(Step)])  # without __post_init__
 
 
-class SolverSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SolverSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """A process, a start time and the steps from there: the whole sampler, before compilation."""
 
     process: Process
@@ -100,7 +101,7 @@ class SolverSchedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not after < before:
                 raise ScheduleError(f"Times must decrease from noise to data, but step {index} goes from {before:g} to {after:g}.")
 
-    @property
+    @functools.cached_property
     def times(self) -> tuple[float, ...]:
         """The start and the end of every step, N + 1 numbers."""
         return (self.start, *(step.to for step in self.steps))

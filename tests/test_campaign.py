@@ -15,6 +15,7 @@ import msgspec
 import optuna
 import pytest
 import torch
+from commands import ROOT, Command
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
@@ -34,7 +35,6 @@ from teacher.analytic import analytic_teacher
 from teacher.errors import TeacherError
 from teacher.trajectories import targets
 
-ROOT = Path(__file__).parents[1]
 SMALL = {
     "model": {"name": "gaussian"},
     "nfe": 4,
@@ -53,11 +53,9 @@ def small(directory, **changes):
     return run(settings(SMALL | {"directory": str(directory)} | changes), Progress(disable=True))
 
 
-def search(directory, *more, wait=True):
+def search(directory, *more):
     words = ["model=gaussian", "nfe=4", "seeds={fit: 16, select: 32, test: 64}", "sampler.options.imagined=64", "tracker=none"]
-    command = [sys.executable, "search.py", *words, f"directory={directory}", *more]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return (*process.communicate(timeout=300), process.returncode) if wait else process
+    return Command("search.py", *words, f"directory={directory}", *more)
 
 
 def trials(directory):
@@ -131,15 +129,15 @@ def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule
     whole, outcome = finished
     directory = tmp_path / whole.name
     words = ["budget={trials: 32, known: 24, generation: 8, finalists: 4}", "perceptual=[]", "compare=[]"]
-    process = search(directory, *words, wait=False)
+    process = search(directory, *words)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if written(directory) >= 12:  # inside the second generation
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    _, complaint = process.communicate()
-    assert written(directory) >= 12, complaint
+    done = process.wait()
+    assert written(directory) >= 12, done.stderr
     assert not (directory / "result.json").exists()
     assert 12 <= len(trials(directory)) < 32
     again = small(directory)
@@ -150,15 +148,15 @@ def test_a_campaign_killed_in_the_middle_goes_on_to_the_same_trials_and_schedule
 
 def test_a_campaign_that_is_asked_to_stop_says_so_in_one_line(tmp_path):
     directory = tmp_path / "c"
-    process = search(directory, "budget.trials=200", "budget.known=16", wait=False)
+    process = search(directory, "budget.trials=200", "budget.known=16")
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and written(directory) < 8:
         time.sleep(0.02)
-    process.terminate()  # a Ctrl-C would be ignored where these tests run in the background of a shell
-    _, complaint = process.communicate(timeout=60)
-    assert complaint.splitlines()[-1] == "stopped; the same command goes on from here"
-    assert "Traceback" not in complaint
-    assert process.returncode == 1
+    process.send_signal(signal.SIGTERM)  # a Ctrl-C would be ignored where these tests run in the background of a shell
+    done = process.wait(60)
+    assert done.stderr.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
     with closing(sqlite3.connect(f"file:{directory / 'study.sqlite'}?mode=ro", uri=True)) as database:
         assert database.execute("select count(*) from fewstep_board where found is null").fetchone() == (0,)  # claims are put down
 
@@ -254,11 +252,11 @@ def test_a_damaged_record_is_named(tmp_path):
 
 
 def test_the_command_says_a_mistake_in_one_line_without_a_traceback(tmp_path):
-    out, err, status = search(tmp_path / "c", "nfe=0")
-    assert status == 1
-    assert err.startswith("error: ")
-    assert len(err.strip().splitlines()) == 1
-    assert "Traceback" not in out + err
+    done = search(tmp_path / "c", "nfe=0").wait()
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "c").exists()
 
 

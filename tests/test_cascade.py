@@ -1,11 +1,9 @@
 """Ratios regressed over NFE and guidance: exact where they are polynomials, refused where there are none."""
 
-import subprocess
-import sys
-
 import msgspec
 import pytest
 import torch
+from commands import run
 
 from search.cascade import Setting, cascade, predicted, regression, setting_of
 from search.errors import CampaignError
@@ -45,8 +43,7 @@ def files(tmp_path):
 
 def test_the_command_writes_a_file_with_the_predicted_ratios(files, tmp_path):
     out = tmp_path / "7.schedule.json"
-    words = [sys.executable, "-m", "search.cascade", *files, "--nfe", "7", "--out", str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = run("-m", "search.cascade", *files, "--nfe", 7, "--out", out)
     assert done.returncode == 0, done.stderr
     steps = load(out).recipe.steps
     assert [s.numbers.get("ratio", 1.0) for s in steps[2:]] == pytest.approx([0.8 + 0.14 * i for i in range(2, 7)])

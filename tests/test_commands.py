@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from commands import ROOT, run
 from test_campaign import TINY
 
 from search.errors import CampaignError
@@ -19,10 +20,9 @@ from solvers import FittedFor, Score, compile, load, named_grid, preset, process
 from solvers.commands.show import show
 from solvers.registry import DISTINCT
 
-ROOT = Path(__file__).parents[1]
 
-
-def run(*words):
+def python(*words):
+    """A Python of its own, as a shell starts it."""
     return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -51,7 +51,7 @@ def test_show_takes_a_score_without_an_interval_and_a_schedule_that_never_asks(t
 
 def test_a_damaged_file_ends_in_one_line_and_a_status(file, tmp_path):
     (tmp_path / "b.schedule.json").write_text(file.read_text().replace("0.02", "0.03", 1))
-    done = run("-m", "solvers", "check", tmp_path / "b.schedule.json")
+    done = python("-m", "solvers", "check", tmp_path / "b.schedule.json")
     assert done.returncode == 1
     assert re.fullmatch(r"error: .*\n", done.stderr)
     assert done.stdout == ""
@@ -59,7 +59,7 @@ def test_a_damaged_file_ends_in_one_line_and_a_status(file, tmp_path):
 
 def test_solvers_imports_nothing_beyond_torch_numpy_and_msgspec():
     heavy = "('optuna', 'hydra', 'omegaconf', 'wandb', 'lpips', 'matplotlib', 'rich', 'safetensors', 'diffusers', 'teacher', 'search')"
-    done = run("-c", f"import sys, solvers; print([name for name in {heavy} if name in sys.modules])")
+    done = python("-c", f"import sys, solvers; print([name for name in {heavy} if name in sys.modules])")
     assert done.stdout.strip() == "[]"
 
 
@@ -153,7 +153,7 @@ def test_train_takes_the_files_that_a_campaign_writes_and_refuses_them_for_anoth
 
 
 def test_a_command_that_is_asked_to_stop_while_python_runs_a_destructor_stops_all_the_same():
-    done = run(
+    done = python(
         "-c",
         """if True:
             import signal, sys, time

@@ -1,13 +1,11 @@
 """DPM-Solver-v3: against its formulas in noise prediction written out a second time, its identities, and exact Gaussians."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 from oracle import CASES, Gaussian, anisotropic, mixture
 from test_solver_laws import graded, smooth_grid
 from torch import Tensor
@@ -217,14 +215,8 @@ def test_measured_statistics_make_a_mixture_easier_than_plain_ones(tmp_path: Pat
     assert errors[0] < errors[1]
 
 
-def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[1]
-    command, path = [sys.executable, "-m", "teacher.statistics", *map(str, words)], os.environ | {"PYTHONPATH": str(root)}
-    return subprocess.run(command, cwd=cwd, env=path, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_the_command_measures_statistics_and_writes_a_schedule_that_samples(tmp_path: Path):
-    words = ("gaussian", "--knots", 60, "--samples", 8)
+    words = ("-m", "teacher.statistics", "gaussian", "--knots", 60, "--samples", 8)
     done = run(*words, "--nfe", 2, "--order", 1, "--to", tmp_path / "x.schedule.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / done.stdout.splitlines()[0]).exists()

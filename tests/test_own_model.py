@@ -1,16 +1,15 @@
 """Models that users bring, and networks on other devices."""
 
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 from rich.progress import Progress
 from torch import nn
 
@@ -190,12 +189,10 @@ def page() -> tuple[str, list[list[str]]]:
     return code, [shlex.split(line)[1:] for line in re.findall(r"^python .*my_models:.*$", text, re.MULTILINE)]
 
 
-def run(folder: Path, *words: str) -> None:
-    """A command in a folder, which may name a script of the repository."""
-    script, rest = (HOME / words[0], words[1:]) if words[0].endswith(".py") else (words[0], words[1:])
-    place = os.environ | {"PYTHONPATH": str(HOME)}
-    done = subprocess.run([sys.executable, script, *rest], cwd=folder, env=place, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def done(folder: Path, *words: str) -> None:
+    """A command in a folder."""
+    ended = run(*words, cwd=folder)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_commands_on_the_page_of_own_models_work_on_its_model(tmp_path):
@@ -203,7 +200,7 @@ def test_the_commands_on_the_page_of_own_models_work_on_its_model(tmp_path):
     (tmp_path / "my_models.py").write_text(code)
     seeds = ["seeds.fit=4", "seeds.select=2", "seeds.test=4"]
     assert "nfe=5" in search
-    run(
+    done(
         tmp_path,
         *("nfe=2" if word == "nfe=5" else word for word in search),
         *seeds,
@@ -212,7 +209,7 @@ def test_the_commands_on_the_page_of_own_models_work_on_its_model(tmp_path):
         "budget.known=8",
         "budget.finalists=2",
     )
-    run(tmp_path, *("2" if word.isdigit() else word for word in solve))
+    done(tmp_path, *("2" if word.isdigit() else word for word in solve))
     assert train[1:] == search[1:]  # training needs minutes on it, so it is another model's below
     (path,) = tmp_path.glob("campaigns/*/*.schedule.json")
     fitted = load_file(path).fitted_for
@@ -222,9 +219,9 @@ def test_the_commands_on_the_page_of_own_models_work_on_its_model(tmp_path):
 
 def test_own_models_are_learned_from_known_solvers_and_from_files(folder):
     seeds = ["seeds.fit=8", "seeds.select=4", "seeds.test=4", "learner=times", "learner.iterations=2", "workers=1", "chunk=3"]
-    run(folder, "train.py", "model=mine:small", "model.options.width=5", "nfe=4", "known=8", *seeds)
+    done(folder, "train.py", "model=mine:small", "model.options.width=5", "nfe=4", "known=8", *seeds)
     (path,) = folder.glob("campaigns/*/*.schedule.json")
-    run(folder, "train.py", f"schedule={path}", "model=mine:small", "model.options.width=5", "out=again.schedule.json", *seeds)
+    done(folder, "train.py", f"schedule={path}", "model=mine:small", "model.options.width=5", "out=again.schedule.json", *seeds)
     assert load_file(folder / "again.schedule.json").fitted_for == load_file(path).fitted_for
 
 

@@ -91,12 +91,12 @@ def test_the_page_and_the_table_tell_every_budget_and_the_pictures_show_somethin
 def test_a_front_killed_in_the_middle_goes_on_to_the_same_trials_and_files_and_is_then_read_not_run(finished, tmp_path):
     whole, front = finished
     directory = tmp_path / "front"
-    process = search(directory, *WORDS, wait=False)
+    process = search(directory, *WORDS)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None and written(directory) < 28:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert written(directory) >= 28
     assert not (directory / "front.json").exists()
     again = small(directory, **FRONT)

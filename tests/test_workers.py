@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 import torch
+from commands import Command
 from rich.progress import Progress
 from test_campaign import SMALL
 
@@ -30,32 +30,17 @@ from search.s3 import FORESEEN
 from search.settings import settings
 from solvers import load
 
-ROOT = Path(__file__).parents[1]
 # Workers batch differently, and a sampler that looks at values may tell rounding apart: so they propose at random.
 SHARED = SMALL | {
     "sampler": {"name": "random"},
     "budget": {"trials": 32, "known": 16, "generation": 8, "finalists": 4},
     "grace": 3.0,
 }
-WORKER = """
-import json, sys, time
-from rich.progress import Progress
-from search.race import Race
-from search.run import run
-from search.settings import settings
-
-fast = Race.run
-def slow(self, tableaus, reference, keep=None):  # long enough to be killed in the middle
-    time.sleep(0.15 * len(tableaus))
-    return fast(self, tableaus, reference, keep)
-Race.run = slow
-run(settings(json.loads(sys.argv[1])), Progress(disable=True))
-"""
 
 
-def worker(nfe, directory, url, **changes):
+def worker(nfe, directory, url, machine="here", **changes):
     words = json.dumps(SHARED | {"nfe": nfe, "directory": str(directory), "storage": url} | changes)
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", WORKER, words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return Command("tests/slow_worker.py", words, machine)
 
 
 def rows(engine, stage="search"):
@@ -72,7 +57,7 @@ def wait_until(what, workers):
     deadline = time.monotonic() + 180
     while not (found := what()):
         assert time.monotonic() < deadline
-        assert all(process.poll() in (None, 0) for process in workers), [process.communicate()[1] for process in workers if process.poll()]
+        assert all(process.poll() in (None, 0) for process in workers), [process.wait().stderr for process in workers if process.poll()]
         time.sleep(0.02)
     return found
 
@@ -90,7 +75,7 @@ def killed_in_the_middle(engine, workers, least):
         number, victim = wait_until(claimed, workers)
         victim.send_signal(signal.SIGSTOP)
         if (number, victim.pid, 0) in {(n, int(name.split()[-2]), told) for n, name, told in rows(engine)}:
-            victim.kill()
+            victim.send_signal(signal.SIGKILL)
             return number, victim
         victim.send_signal(signal.SIGCONT)  # it told while we looked
 
@@ -137,8 +122,8 @@ def check(engine, url, workers, victim, number, nfe, directory):
     outcome = run(settings(SHARED | {"nfe": nfe, "directory": str(undisturbed)}), Progress(disable=True))
     expected = trials(f"sqlite:///{undisturbed / 'study.sqlite'}", "shared")
     for process in workers:
-        _, complaint = process.communicate(timeout=240)
-        assert process.returncode == (-signal.SIGKILL if process is victim else 0), complaint
+        done = process.wait(240)
+        assert done.returncode == (-signal.SIGKILL if process is victim else 0), done.stderr
     found = trials(url, "shared")
     assert [(n, params) for n, params, _ in found] == [(n, params) for n, params, _ in expected]  # all, in order, none twice
     assert [value for *_, value in found] == pytest.approx([value for *_, value in expected], rel=1e-4)
@@ -173,8 +158,8 @@ def test_two_workers_foresee_from_each_others_answers_and_one_alone_from_those_o
         kept = base.execute(sqlalchemy.text("select number from fewstep_answers where campaign like 'shared %'")).scalars().all()
     assert set(told) <= set(kept)  # whoever is told of a trial finds its answers
     for process in workers:
-        _, complaint = process.communicate(timeout=240)
-        assert process.returncode == (-signal.SIGKILL if process is victim else 0), complaint
+        done = process.wait(240)
+        assert done.returncode == (-signal.SIGKILL if process is victim else 0), done.stderr
     with storage.opened(url) as base:
         found = storage.finished(storage.open_study(base, "shared"))
         with base.engine.connect() as tables:
@@ -187,9 +172,9 @@ def test_two_workers_foresee_from_each_others_answers_and_one_alone_from_those_o
 def test_four_workers_on_postgresql_find_a_front_through_a_killed_one_and_a_restart_of_the_database(postgres, tmp_path):
     url, restart = postgres
     directory = tmp_path / "shared"
-    workers = [worker([2, 3], directory, url) for _ in range(4)]  # all at once on an empty database
+    workers = [worker([2, 3], directory, url, machine=f"m{n}") for n in range(4)]  # all at once on an empty database
     engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
-    number, victim = killed_in_the_middle(engine, workers, 5)  # and left a zombie: to the others it is only silent
+    number, victim = killed_in_the_middle(engine, workers, 5)  # to other machines it is only silent
     wait_until(lambda: sum(told for *_, told in rows(engine)) >= 9, [w for w in workers if w is not victim])
     restart()
     check(engine, url, workers, victim, number, [2, 3], directory)
@@ -331,10 +316,9 @@ def test_a_database_that_is_away_is_waited_for_from_the_first_sign_of_life_to_th
 
 def test_two_ranks_solve_every_shard_of_the_teacher_between_them(tmp_path):
     def solve(rank):
-        words = [sys.executable, "-m", "teacher", "gaussian", "--fit", "100", "--select", "10"]
-        env = os.environ | {"PYTHONPATH": str(ROOT), "RANK": str(rank), "WORLD_SIZE": "2"}
-        return subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+        words = ("-m", "teacher", "gaussian", "--fit", 100, "--select", 10)
+        return Command(*words, cwd=tmp_path, RANK=str(rank), WORLD_SIZE="2")
 
-    said = [process.communicate(timeout=120)[0].splitlines() for process in [solve(0), solve(1)]]
+    said = [process.wait().stdout.splitlines() for process in [solve(0), solve(1)]]
     assert [len(lines) for lines in said] == [2, 1]  # two shards of `fit` and one of `select`
     assert len(list((tmp_path / ".cache" / "trajectories").glob("*.safetensors"))) == 3
