@@ -24,7 +24,7 @@ from search.objective import Objective, objective, root_trimmed, share_of_worst
 from search.ranks import ranked
 from search.result import Cost, Finished, Interval, Known, Result, Scored, count_read
 from search.s3 import UNFILTERED
-from search.starts import Start, of_known
+from search.starts import Start, of_known, start_of
 from search.statistics import interval, jackknife, jackknife_ratio, ratio
 from search.study import cost_of
 from solvers import Provenance, ScheduleFile, Score, SolverSchedule, Tableau, compile, save
@@ -130,24 +130,27 @@ def chosen(campaign: Campaign, known: Sequence[Known], trials: Sequence[FrozenTr
     if learner and any(map(learner.suits, finalists)):
         entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order if learner.suits(finalists[k])]
         others = of_known(campaign, known, learner)
-        polished = learned(campaign, learner, [*entrants[:POLISHED], *others[:1]], others[1:])
+        polished = learned(campaign, learner, entrants[:POLISHED], others)
         (after,) = campaign.scores([polished.table], "select")  # by the campaign's objective, not the learner's
         ours = polished if after < select[order[0]] else searched
     numbers = [t.number for t in best_first]
     return Choice(ours, searched, numbers[order[0]], dict(zip(numbers, select, strict=True)))
 
 
-def learned(campaign: Campaign, learner: Learner, starts: Sequence[Start], beside: Sequence[Start]) -> Sampler:
-    """What ends best on `select` of all that is learned from the starts. A campaign that was killed goes on where it was."""
-    blocks = campaign.on("fit").targets, campaign.on("select").targets
-    schedules, others = ([start.schedule for start in some] for some in (starts, beside))
+def learned(campaign: Campaign, learner: Learner, found: Sequence[Start], known: Sequence[Start]) -> Sampler:
+    """What ends best on `select` of all that is learned from what was found and from the best known solver, best first.
+
+    A campaign that was killed goes on where it was.
+    """
+    starts, blocks = [*found, *known[:1]], (campaign.on("fit").targets, campaign.on("select").targets)
+    schedules, others = ([start.schedule for start in some] for some in (starts, known[1:]))
     asked = campaign.question | {"learner": learner, "from": schedules, "beside": others}
     with threads(campaign.settings.workers or cores()):
-        fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress)
+        fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress, [start.schedule for start in known[:1]])
         points = followed(fits, campaign.directory / learner.mark, cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = best_of(points)
     fit, point = fits[best], points[best]
-    return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), fit.told(point, starts[best].origin))
+    return Sampler("learned", fit.steps(point), fit.table(point), fit.recipe(point), fit.told(point, start_of(fit, starts).origin))
 
 
 def score_on_test(campaign: Campaign, targets: Targets, name: str, nfe: int, pictures: torch.Tensor, baseline: torch.Tensor) -> Scored:

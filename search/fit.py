@@ -84,6 +84,11 @@ class Fit:
         """The parametrisation of a stage."""
         return Parametrisation(self.schedule, self.stages[stage].level, self.learner.consistency)
 
+    @property
+    def emulated(self) -> int:
+        """How many of its stages are on an emulator; they come first."""
+        return sum(stage.optimiser == "emulated" for stage in self.stages)
+
     def begin(self, delta: float | None = None) -> Point:
         """The start: the schedule itself. delta: huber's, by default twice the median here; fits that are compared share it."""
         table, loss = compile(self.schedule), Loss(self.learner.objective)

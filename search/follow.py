@@ -33,19 +33,25 @@ def fits_from(
     blocks: tuple[Targets, Targets],
     learner: Learner,
     progress: Progress,
+    exact: Sequence[SolverSchedule] = (),
 ) -> list[Fit]:
-    """A fit from each start, on blocks (fit, select). Their emulator, if they have one, begins with the answers to those beside, too."""
+    """A fit from each start, on blocks (fit, select). Their emulator, if they have one, begins with the answers to those beside, too.
+
+    exact: starts from which a second fit, after all others, begins without the emulator, which leads some into a worse minimum.
+    """
     if learner.level == STATISTICS:
         return [ByStatistics(teacher, schedule, *blocks, learner, progress) for schedule in starts]
     shared = surrogate(learner, teacher, blocks[0], [*starts, *beside], progress)
     found = list[Fit]()
     for schedule in starts:
         found.append(Fit(teacher, schedule, *blocks, learner, shared, found[0] if found else None))
+    if shared and learner.stages(without="emulated"):
+        found += [Fit(teacher, schedule, *blocks, learner, beside=found[0]) for schedule in exact]
     return found
 
 
 def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress) -> list[Point]:
-    """Where fits end, run one after the other with progress bars. Those that begin on an emulator all do; the best KEPT of them go on.
+    """Where fits end, run one after the other with progress bars. Of those that begin on an emulator the best KEPT go on without it.
 
     After every iteration `state_of(path)` is written, from which fits that were killed go on to the same numbers, if the question
     and the machine are the same.
@@ -76,13 +82,11 @@ def followed(fits: Sequence[Fit], path: Path, question: str, progress: Progress)
                 break
         progress.update(task, completed=(last - first) * each)
 
-    stages = fits[0].stages
-    cheap = sum(stage.optimiser == "emulated" for stage in stages)  # they come first
-    for k in range(len(fits)):
-        follow(k, 0, cheap or len(stages))
-    if 0 < cheap < len(stages):
-        for k in sorted(range(len(fits)), key=lambda k: points[k].best)[:KEPT]:
-            follow(k, cheap, len(stages))
+    for k, fit in enumerate(fits):
+        follow(k, 0, fit.emulated or len(fit.stages))
+    going = [k for k, fit in enumerate(fits) if 0 < fit.emulated < len(fit.stages)]
+    for k in sorted(going, key=lambda k: points[k].best)[:KEPT]:
+        follow(k, fits[k].emulated, len(fits[k].stages))
     return points
 
 

@@ -118,10 +118,11 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
         "tolerance": asked.tolerance,
     }
     with threads(asked.workers or cores()):
-        fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress)
+        exact = schedules[: len(schedules) > 1]  # a single one is fitted as the learner says
+        fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress, exact)
         points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
-    tables = [table for k, fit in enumerate(fits) for table in (compile(schedules[k]), fit.table(points[k]))]
-    ends = Ends(found, fits, points, Evaluator(teacher, test_on, asked.chunk, calls).errors(tables))
+    tables = [table for fit, point in zip(fits, points, strict=True) for table in (compile(fit.schedule), fit.table(point))]
+    ends = Ends([starts.start_of(fit, found) for fit in fits], fits, points, Evaluator(teacher, test_on, asked.chunk, calls).errors(tables))
     check_free(path)  # another may have been quicker
     write(ends, card_of(teacher, test_on), path)
     state_of(path).unlink(missing_ok=True)
@@ -155,7 +156,7 @@ def check_free(path: Path) -> None:
 
 
 class Ends(NamedTuple):
-    """A fit from each start, where it ended, and squared test errors [2 starts, seeds]: of each start, and of what was learned from it."""
+    """Fits, from where, where they ended, and squared test errors [2 fits, seeds]: of each start, and of what was learned from it."""
 
     starts: list[Start]
     fits: list[Fit]
@@ -177,7 +178,8 @@ class Ends(NamedTuple):
         rows: list[list[Cell]] = []
         for k, (start, point) in enumerate(zip(self.starts, self.points, strict=True)):
             best = min(point.curve, key=lambda entry: entry.select)
-            for row, label, entry in ((2 * k, start.name, point.curve[0]), (2 * k + 1, "  learned", best)):
+            learned = "  learned" if self.fits[k].emulated == self.fits[0].emulated else "  learned without the emulator"
+            for row, label, entry in ((2 * k, start.name, point.curve[0]), (2 * k + 1, learned, best)):
                 mine = self.errors[row]
                 gain = Cell("1") if row == 2 * self.first else ratio_cell(ratio(mine, self.errors[2 * self.first], root_mean))
                 scores = Cell(number(entry.fit), number(entry.select)), interval_cell(interval(mine, root_mean))
@@ -196,7 +198,7 @@ def write(ends: Ends, card: FittedFor, path: Path) -> None:
     before, after = ends.errors[2 * ends.first], ends.errors[2 * ends.best + 1]
     value, gain = interval(after, root_mean), ratio(after, before, root_mean)
     relative = (f"start: {ends.starts[ends.first].name}", float(root_mean(before)), gain.value, gain.low, gain.high)
-    note = fit.told(point, start.origin) + (f"; the best of {len(ends.fits)} starts" if len(ends.fits) > 1 else "")
+    note = fit.told(point, start.origin) + (f"; the best of {len(ends.fits)} fits" if len(ends.fits) > 1 else "")
     save(
         fit.table(point),
         path,

@@ -11,6 +11,7 @@ from search import baselines, storage
 from search.board import Board
 from search.campaign import Campaign, campaign, claim
 from search.errors import CampaignError
+from search.fit import Fit
 from search.learner import STATISTICS, Learner
 from search.parametrise import Parametrisation
 from search.result import Known
@@ -89,6 +90,11 @@ def of_known(ours: Campaign, known: Sequence[Known], learner: Learner) -> list[S
     schedules = ((baselines.schedule(item, ours.teacher), item.name) for item in baselines.best_per_kind(known))
     found = distinct(Start(schedule, name, name, provenance) for schedule, name in schedules if learner.suits(schedule))
     return list(itertools.islice(found, BESIDE))
+
+
+def start_of(fit: Fit, starts: Sequence[Start]) -> Start:
+    """That of a fit from one of these."""
+    return next(start for start in starts if start.schedule is fit.schedule)
 
 
 def distinct(starts: Iterable[Start]) -> Iterator[Start]:

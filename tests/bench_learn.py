@@ -43,8 +43,9 @@ from search.objective import Objective, objective, root_mean, root_median, root_
 from search.perceptual import PerceptualError
 from search.run import run
 from search.settings import Budget, Named, Seeds, Settings, Tracker
+from search.starts import Start
 from search.statistics import interval, ratio
-from solvers import SolverSchedule, Tableau, compile, load
+from solvers import Tableau, compile, load
 from teacher.trajectories import Targets, targets
 
 HOME = Path(__file__).parents[1]
@@ -86,13 +87,13 @@ def cell(question: Question) -> Cell:
         table, parameters, name = file.tableau, 0, (file.provenance.note or "found").split(",")[0]
         if what == "searched+learned" and not polish:
             begin = [*starts.of_files([str(found)], teacher, nfe, False, Learner()), starts.of_known(ours, known, Learner())[0]]
-            table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], len(begin), Learner())
-            name = f"learned at level rows from {'what was found' if best == 0 else begin[best].name}"
+            table, parameters, best = fitted(ours, fit_on, begin, [], Learner(), begin[1:])
+            name = f"learned at level rows from {'what was found' if best is begin[0] else best.name}"
     else:
         learner = LEARNERS[what]
         begin, count = starts.of_known(ours, known, learner), starts.COUNT if what == "starts" else 1
-        table, parameters, best = fitted(ours, fit_on, [one.schedule for one in begin], count, learner)
-        name = begin[best].name
+        table, parameters, best = fitted(ours, fit_on, begin[:count], begin[count:], learner, begin[: count > 1])
+        name = best.name
     spent = time.process_time() - start
     both = [compile(first), table]
     errors = [Evaluator(teacher, block).errors(both)[1] for block in (fit_on, ours.on("select").targets)]
@@ -113,14 +114,17 @@ def cell(question: Question) -> Cell:
     )
 
 
-def fitted(ours: Campaign, fit_on: Targets, schedules: list[SolverSchedule], count: int, learner: Learner) -> tuple[Tableau, int, int]:
-    """The table that ends best on `select` of fits from the first `count` schedules, its parameters, and from which schedule."""
+def fitted(
+    ours: Campaign, fit_on: Targets, begin: list[Start], beside: list[Start], learner: Learner, exact: list[Start]
+) -> tuple[Tableau, int, Start]:
+    """The table that ends best on `select`, its parameters, and from which start; the words are those of fits_from."""
     blocks = fit_on, ours.on("select").targets
+    first, others, again = ([start.schedule for start in some] for some in (begin, beside, exact))
     with tempfile.TemporaryDirectory() as nowhere, Progress() as progress:
-        fits = fits_from(ours.teacher, schedules[:count], schedules[count:], blocks, learner, progress)
+        fits = fits_from(ours.teacher, first, others, blocks, learner, progress, again)
         ends = followed(fits, Path(nowhere) / "fits", "", progress)
-    best = best_of(ends)
-    return fits[best].table(ends[best]), 0 if learner.level == STATISTICS else fits[best].form(ends[best].best_stage).count, best
+    fit, end = fits[best_of(ends)], ends[best_of(ends)]
+    return fit.table(end), 0 if learner.level == STATISTICS else fit.form(end.best_stage).count, starts.start_of(fit, begin)
 
 
 def perceptual() -> dict[str, Objective]:

@@ -413,7 +413,7 @@ class Killed(Exception):
     """At a moment of our choosing."""
 
 
-def test_of_several_fits_the_best_two_go_on_from_the_emulator_and_a_kill_changes_nothing(scene, tmp_path, monkeypatch):
+def test_of_several_fits_the_best_two_go_on_from_the_emulator_one_does_without_it_and_a_kill_changes_nothing(scene, tmp_path, monkeypatch):
     teacher, fit_on, select_on = scene
     monkeypatch.setattr("search.emulated.SEEDS", 20)  # of 32
     starts, writes, last = [start(teacher, name) for name in ("ddim", "dpmpp-2m", "unipc-2")], itertools.count(1), math.inf
@@ -423,6 +423,7 @@ def test_of_several_fits_the_best_two_go_on_from_the_emulator_and_a_kill_changes
     def follow(path):
         shared = next(anew)
         fits = [Fit(teacher, schedule, fit_on, select_on, learner, shared) for schedule in starts]
+        fits.append(Fit(teacher, starts[1], fit_on, select_on, learner, beside=fits[0]))
         return followed(fits, path, "question", Progress(disable=True))
 
     def write(path, data):
@@ -433,7 +434,10 @@ def test_of_several_fits_the_best_two_go_on_from_the_emulator_and_a_kill_changes
     monkeypatch.setattr("search.follow.write_atomically", write)
     whole = follow(tmp_path / "whole")
     went_on = [k for k, point in enumerate(whole) if point.done]
-    assert went_on == sorted(sorted(range(3), key=lambda k: min(e.select for e in whole[k].curve if e.stage == 0))[:2])
+    best = sorted(range(3), key=lambda k: min(e.select for e in whole[k].curve if e.stage == 0))[:2]
+    assert went_on == [*sorted(best), 3]
+    alone = Fit(teacher, starts[1], fit_on, select_on, msgspec.structs.replace(learner, optimiser="lm"))
+    assert list(alone.run(alone.begin(whole[0].delta)))[-1] == whole[3]
     for last in range(2, next(writes), 6):
         writes = itertools.count(1)
         with pytest.raises(Killed):
