@@ -1,6 +1,6 @@
 # make search: find a schedule for the embedded model.   make test: everything CI runs.   make bench: speed, printed.
 # make bench-learn: what learning gains, hours; goes on where it was stopped.   make bench-memory: what an iteration of it takes.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check -q --no-compile
 LPIPS := .cache/lpips-weights
