@@ -146,7 +146,7 @@ def learned(campaign: Campaign, learner: Learner, found: Sequence[Start], known:
     schedules, others = ([start.schedule for start in some] for some in (starts, known[1:]))
     asked = campaign.question | {"learner": learner, "from": schedules, "beside": others}
     with threads(campaign.settings.workers or cores()):
-        fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress, [start.schedule for start in known[:1]])
+        fits = fits_from(campaign.teacher, schedules, others, blocks, learner, campaign.progress, exact=schedules[len(found) :])
         points = followed(fits, campaign.directory / learner.mark, cache.key_of(msgspec.to_builtins(asked)), campaign.progress)
     best = best_of(points)
     fit, point = fits[best], points[best]

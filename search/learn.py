@@ -118,7 +118,7 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
         "tolerance": asked.tolerance,
     }
     with threads(asked.workers or cores()):
-        exact = schedules[: len(schedules) > 1]  # a single one is fitted as the learner says
+        exact = schedules[:1] if len(schedules) > 1 else []  # a single one is fitted as the learner says
         fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress, exact)
         points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
     tables = [table for fit, point in zip(fits, points, strict=True) for table in (compile(fit.schedule), fit.table(point))]

@@ -92,7 +92,7 @@ def cell(question: Question) -> Cell:
     else:
         learner = LEARNERS[what]
         begin, count = starts.of_known(ours, known, learner), starts.COUNT if what == "starts" else 1
-        table, parameters, best = fitted(ours, fit_on, begin[:count], begin[count:], learner, begin[: count > 1])
+        table, parameters, best = fitted(ours, fit_on, begin[:count], begin[count:], learner, begin[:1] if count > 1 else [])
         name = best.name
     spent = time.process_time() - start
     both = [compile(first), table]

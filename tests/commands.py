@@ -60,10 +60,8 @@ def _become(words: list[str], cwd: Path, environment: Mapping[str, str], said: P
         os.dup2(os.open(said / str(number), os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
     os.environ.update(environment)
-    name, *rest = words
-    sys.argv = words
-    if name == "-m":
-        sys.argv = rest
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    sys.argv = words[1:] if words[0] == "-m" else words
+    if words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        runpy.run_path(str(ROOT / name), run_name="__main__")
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")

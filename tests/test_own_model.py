@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run
+from commands import ROOT, run
 from rich.progress import Progress
 from torch import nn
 
@@ -27,7 +27,6 @@ from teacher.errors import TeacherError
 from teacher.models import load, ready
 from teacher.place import placed
 
-HOME = Path(__file__).parents[1]
 MINE = """
 import torch
 from solvers import process
@@ -184,7 +183,7 @@ def test_options_beside_a_file_are_those_of_the_files_model(folder):
 
 def page() -> tuple[str, list[list[str]]]:
     """The module on docs/own-model.md, and the commands below it."""
-    text = (HOME / "docs" / "own-model.md").read_text()
+    text = (ROOT / "docs" / "own-model.md").read_text()
     (code,) = re.findall(r"```python\n# my_models\.py\n(.*?)```", text, re.DOTALL)
     return code, [shlex.split(line)[1:] for line in re.findall(r"^python .*my_models:.*$", text, re.MULTILINE)]
 
