@@ -23,6 +23,7 @@ from search.result import count_read
 from search.settings import Budget, Count, Named, Seeds, Settings
 from search.starts import Start
 from search.statistics import interval, ratio
+from search.storage import held
 from solvers import FittedFor, Score, compile, save
 from solvers.atomic import write_atomically
 from teacher import cache, models
@@ -103,6 +104,12 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     teacher = models.ready(model.name, model.options, asked.device, asked.chunk)
     asked.learner.require(teacher, asked.seeds.fit)
     check_free(path)
+    with held(path.with_suffix(".lock"), f"Another process learns {path}; wait for it, or choose another out=...."):
+        return learned(asked, teacher, calls, path, progress), path
+
+
+def learned(asked: Lesson, teacher: Teacher, calls: int, path: Path, progress: Progress) -> Table:
+    """That, where it can be written and by nobody else. Returns the table."""
     found, beside = beginnings(asked, teacher, progress)
     fit_on, select_on, test_on = (
         targets(teacher, block, asked.seeds, asked.tolerance, progress, calls) for block in ("fit", "select", "test")
@@ -123,10 +130,10 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
         points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
     tables = [table for fit, point in zip(fits, points, strict=True) for table in (compile(fit.schedule), fit.table(point))]
     ends = Ends([starts.start_of(fit, found) for fit in fits], fits, points, Evaluator(teacher, test_on, asked.chunk, calls).errors(tables))
-    check_free(path)  # another may have been quicker
+    check_free(path)  # another machine may have been quicker
     write(ends, card_of(teacher, test_on), path)
     state_of(path).unlink(missing_ok=True)
-    return ends.shown(f"{asked.stem}: learner {asked.learner.level}"), path
+    return ends.shown(f"{asked.stem}: learner {asked.learner.level}")
 
 
 def beginnings(asked: Lesson, teacher: Teacher, progress: Progress) -> tuple[list[Start], list[Start]]:

@@ -164,6 +164,20 @@ def alone(file: Path) -> Iterator[None]:
 
 
 @contextmanager
+def held(file: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock on this machine, whose file is gone in the end. Raises CampaignError, saying that, where another process holds it."""
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CampaignError(refusal) from None
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
 def _only_one(url: str) -> Iterator[None]:
     if url.startswith("sqlite"):
         with alone(Path(url.removeprefix("sqlite:///") + ".lock")):

@@ -8,19 +8,23 @@ integral is cos(A) (x - sin x) + sin(A) (1 - cos x) over its value at t = 1, wri
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Q = math.pi / 2 / 1.008
 A = 2 * Q * 0.008
+SERIES = [(-1) ** k / math.factorial(2 * k + 3) for k in range(6)]  # of (x - sin x) / x^3 in x^2
 
 
 def _cosine(t: Tensor) -> Tensor:
     x = 2 * Q * t
-    x2 = x**2
-    series = x * x2 / 6 * (1 - x2 / 20 * (1 - x2 / 42 * (1 - x2 / 72 * (1 - x2 / 110 * (1 - x2 / 156)))))
-    return math.cos(A) * torch.where(x < 0.5, series, x - x.sin()) + math.sin(A) * 2 * (x / 2).sin() ** 2
+    x2 = x * x
+    series: Any = 0.0
+    for term in reversed(SERIES):
+        series = series * x2 + term
+    return math.cos(A) * torch.where(x < 0.5, x * x2 * series, x - x.sin()) + math.sin(A) * 2 * (x / 2).sin() ** 2
 
 
 _WHOLE = float(_cosine(torch.ones((), dtype=torch.float64)))

@@ -16,6 +16,7 @@ from test_campaign import TINY
 
 from search.errors import CampaignError
 from search.learn import check_free
+from search.storage import held
 from solvers import FittedFor, Score, compile, load, named_grid, preset, process, sample, save
 from solvers.commands.show import show
 from solvers.registry import DISTINCT
@@ -121,6 +122,15 @@ def test_a_fit_killed_with_sigkill_ends_at_the_same_bits(file, tmp_path):
     assert done.returncode == 0, done.stderr
     assert load(broken).id == load(whole).id
     assert not state.exists()
+
+
+def test_what_one_process_learns_is_not_learned_by_another_at_the_same_time(file, tmp_path):
+    lock = tmp_path / "x.schedule.lock"
+    with held(lock, ""):
+        done = run("train.py", f"schedule={file}", f"out={tmp_path / 'x.schedule.json'}")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "Another process learns" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_train_starts_from_several_files_or_from_known_solvers_and_shows_them_all(file, tmp_path):
