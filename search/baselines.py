@@ -12,8 +12,8 @@ import msgspec
 
 from search.result import Known
 from solvers import DISTINCT, Process, ScheduleError, SolverSchedule, compile, named_grid, preset
+from solvers.base_process import name_of
 from solvers.presets import steps_for_nfe
-from solvers.process import name_of
 from teacher.denoiser import Teacher
 
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {

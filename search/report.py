@@ -14,8 +14,8 @@ from search.page import Cell, Picture, count, duration, interval_cell, number, p
 from search.result import Agreement, Result, Scored
 from solvers import SolverSchedule
 from solvers.atomic import write_atomically
+from solvers.base_process import name_of
 from solvers.commands.show import in_words
-from solvers.process import name_of
 
 NOTE = """<p class=note>RMSE to the teacher over seeds and pixels, in network units, and the median of the
 seeds' own; trimmed: without the worst 3&nbsp;% of seeds, beside the share of the squared error that these hold; ratio: RMSE over the

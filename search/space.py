@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from search.choices import Choices, Range, Table, check_range, closest
 from search.gaps import Gaps
 from solvers import Process, ScheduleError, SolverSchedule, Step, Tableau, compile
-from solvers.process import name_of
+from solvers.base_process import name_of
 
 Params = dict[str, Any]
 

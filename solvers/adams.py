@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import multistep
+from .base_process import name_of
 from .conventions import closing, steps_of
 from .diffusion import ANCESTRAL, SDE
 from .family import Family, Method, Preset
-from .process import Process, name_of
+from .process import Process
 from .schedule import Step
 
 

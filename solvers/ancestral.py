@@ -13,8 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .base_process import name_of
 from .family import Family, Preset
-from .process import Process, name_of
+from .process import Process
 from .quadrature import Node
 from .schedule import Step
 

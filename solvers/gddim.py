@@ -25,12 +25,13 @@ from torch import Tensor
 
 from .blurring import Blurring
 from .conventions import orders
+from .damped import CriticallyDamped
 from .errors import ScheduleError
 from .family import one_of
 from .grids import Grid, as_times
 from .kinds import Operator
 from .langevin import Damped
-from .process import CriticallyDamped, Process
+from .process import Process
 from .quadrature import gauss_legendre, lagrange
 from .tableau import START, Coefficient, Evaluation, Row, Tableau, living
 

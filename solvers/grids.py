@@ -12,8 +12,9 @@ from typing import Literal
 
 import torch
 
+from .base_process import name_of
 from .errors import ScheduleError
-from .process import Process, name_of
+from .process import Process
 
 ROUNDED = 1e-4  # relative in sigma
 

@@ -4,11 +4,12 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from .base_process import name_of
 from .conventions import ending
 from .errors import ScheduleError
 from .family import Preset
 from .grids import Grid, as_times, named_grid
-from .process import Process, name_of
+from .process import Process
 from .registry import PRESETS
 from .schedule import SolverSchedule
 

@@ -12,9 +12,10 @@ replace the first moment by 1/2 (moment bh1, appendix D); moment="exact" does no
 from collections.abc import Sequence
 from typing import Any
 
+from .base_process import name_of
 from .conventions import orders
 from .family import Family, Preset, StepsOf, one_of
-from .process import Process, name_of
+from .process import Process
 from .schedule import Step
 
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from solvers import At, FittedFor, Process
+from solvers.base_process import BaseProcess, name_of
 from solvers.prediction import Prediction, check, to_denoised
-from solvers.process import BaseProcess, name_of
 from solvers.sample import Denoiser
 from teacher.errors import TeacherError
 

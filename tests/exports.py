@@ -21,8 +21,8 @@ from solvers import SolverSchedule, Step, compile, draw, load, sample, save
 from solvers.adapters.k_diffusion import sample_fewstep
 from solvers.adapters.lists import sigmas_of
 from solvers.adapters.scheduler_config import scheduler_config
+from solvers.base_process import name_of
 from solvers.prediction import to_denoised
-from solvers.process import name_of
 
 FILES = Path(__file__).parent / "files"
 PAGE = Path(__file__).parents[1] / "docs" / "schedule-file.md"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import solvers.prediction as prediction
 from solvers import DISTINCT, PRESETS, At, Row, ScheduleError, Tableau, compile, draw, initial, load, preset, probe, process, sample, save
-from solvers.process import name_of
+from solvers.base_process import name_of
 
 F64 = torch.float64
 CASE = CASES["mean-reverting"]

@@ -38,7 +38,7 @@ from solvers import (
     process,
     sigmas,
 )
-from solvers.process import name_of
+from solvers.base_process import name_of
 
 SMOOTH = {"vp-linear": (0.9, 0.1), "ve": (10.0, 0.2), "flow": (0.9, 0.1)}  # where a step stays well below the length of the problem
 every_preset = pytest.mark.parametrize("name", DISTINCT)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base_process import name_of
 from ..errors import ScheduleError
 from ..file import ScheduleFile, load
 from ..prediction import Prediction
-from ..process import name_of
 from .k_diffusion import sample_fewstep
 from .lists import sigmas_of
 

@@ -11,11 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..base_process import name_of
 from ..enter import entered
 from ..errors import ScheduleError
 from ..file import ScheduleFile, load
 from ..prediction import Prediction, from_denoised, to_denoised
-from ..process import Process, name_of
+from ..process import Process
 from ..sample import sample
 from ..tableau import At, Tableau
 from .lists import state_times

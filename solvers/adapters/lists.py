@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
+from ..base_process import name_of
 from ..enter import entered
 from ..errors import ScheduleError
 from ..file import ScheduleFile
 from ..kinds import Field
-from ..process import name_of
 
 
 def state_times(file: ScheduleFile) -> list[float]:

@@ -4,11 +4,12 @@ from typing import Any
 
 import msgspec
 
+from ..base_process import name_of
 from ..enter import entered
 from ..errors import ScheduleError
 from ..file import ScheduleFile, record
 from ..prediction import DIFFUSERS
-from ..process import VPDiscrete, name_of
+from ..process import VPDiscrete
 from ..tableau import Tableau
 
 TYPES = {kind: word for word, kind in DIFFUSERS.items()}

@@ -2,13 +2,13 @@
 
 from ..adapters.lists import rounding, state_times
 from ..adapters.scheduler_config import begun
+from ..base_process import name_of
 from ..compile import compile
 from ..enter import entered
 from ..errors import ScheduleError
 from ..file import ScheduleFile
 from ..grids import times
 from ..presets import preset
-from ..process import name_of
 
 
 def compatibility(file: ScheduleFile) -> dict[str, str]:

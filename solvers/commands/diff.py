@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import msgspec
 
+from ..base_process import name_of
 from ..file import ScheduleFile
-from ..process import name_of
 
 
 def diff(a: ScheduleFile, b: ScheduleFile) -> list[str]:

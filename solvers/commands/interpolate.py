@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ..base_process import name_of
 from ..compile import compile
 from ..errors import ScheduleError
 from ..file import ScheduleFile, save
-from ..process import name_of
 from ..schedule import SolverSchedule, Step
 
 

@@ -2,8 +2,8 @@
 
 import math
 
+from ..base_process import name_of
 from ..file import ScheduleFile
-from ..process import name_of
 from ..schedule import Step
 from .compatibility import compatibility
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base_process import name_of
 from ..errors import ScheduleError
 from ..prediction import DIFFUSERS, from_denoised
 from ..probe import probe
-from ..process import Process, name_of, process
+from ..process import Process, process
 from ..tableau import At, Tableau
 from .document import Asked, process_of_config, trained_on
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
+from ..base_process import name_of
 from ..compile import compile
 from ..errors import ScheduleError
 from ..grids import sigmas, times
 from ..presets import preset
-from ..process import name_of
 from ..schedule import SolverSchedule
 from .document import Asked, shaped
 
