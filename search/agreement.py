@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from search.campaign import Campaign
 from search.objective import looks, objective
 from search.ranks import tau
-from search.result import Agreement
+from search.records import Agreement
 from solvers import compile
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from search.result import Known
+from search.records import Known
 from solvers import DISTINCT, Process, ScheduleError, SolverSchedule, compile, named_grid, preset
 from solvers.base_process import name_of
 from solvers.presets import steps_for_nfe

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from search.fit import Entry
 from search.learner import Stage
-from search.result import WARM, Front, Result, Scored
+from search.records import WARM, Scored
+from search.result import Front, Result
 from search.style import FOUND, GREY, KNOWN, figure_of, finished, log_axes, styled
 
 OTHERS = (("#009e73", "s"), ("#cc79a7", "^"), ("#e69f00", "D"), ("#56b4e9", "v"))

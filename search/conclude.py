@@ -22,7 +22,8 @@ from search.learner import Learner
 from search.losses import DIVERGED
 from search.objective import Objective, objective, root_trimmed, share_of_worst
 from search.ranks import ranked
-from search.result import Cost, Finished, Interval, Known, Result, Scored, count_read
+from search.records import Cost, Finished, Interval, Known, Scored
+from search.result import Result, count_read
 from search.s3 import UNFILTERED
 from search.starts import Start, of_known, start_of
 from search.statistics import interval, jackknife, jackknife_ratio, ratio

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from search.objective import Measure, squared
-from search.result import Cost
+from search.records import Cost
 from solvers import Dense, Evaluation, Row, Tableau, advance, begin, draw
 from solvers.sample import Request
 from solvers.tableau import START

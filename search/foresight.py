@@ -18,7 +18,7 @@ from search.objective import mean_root, squared
 from search.paths import SEEDS, STEPS, Paths, affordable, paths
 from search.predictor import Array
 from search.race import Keep
-from search.result import Cost, Known
+from search.records import Cost, Known
 from search.s3 import Foresee, S3Sampler
 from search.samplers import sampler
 from solvers import Tableau, compile

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from search.result import Interval
+from search.records import Interval
 
 
 class Cell(NamedTuple):

@@ -16,7 +16,8 @@ from search.campaign import Campaign
 from search.conclude import conclude
 from search.foresight import overhead
 from search.proposals import finishers, of_nfe
-from search.result import Cost, Front, Known, Moment, Part, Result
+from search.records import Cost, Known
+from search.result import Front, Moment, Part, Result
 from search.study import cost_of
 
 

@@ -15,7 +15,7 @@ from search.campaign import Campaign
 from search.features import describer
 from search.foresight import Foresight
 from search.moves import fitted, neighbours
-from search.result import Known
+from search.records import Known
 from search.samplers import sampler
 from search.space import Params
 from solvers import ScheduleError

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from search.evaluate import Drawn, Evaluator
 from search.objective import Objective
-from search.result import Cost
+from search.records import Cost
 from solvers import Tableau
 
 Keep = Callable[[Tableau, Drawn, Tensor], Tensor]

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from search.encoding import Encoding
 from search.predictor import AHEAD, Array, Points, Predictor, Scale
-from search.result import Ranked
+from search.records import Ranked
 from search.s3 import FORESEEN, Describe
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from search import page
 from search.page import Cell, Picture, count, duration, interval_cell, number, percent, ratio_cell, ratio_words
-from search.result import Agreement, Result, Scored
+from search.records import Agreement, Scored
+from search.result import Result
 from solvers import SolverSchedule
 from solvers.atomic import write_atomically
 from solvers.base_process import name_of

@@ -14,7 +14,7 @@ from search.errors import CampaignError
 from search.fit import Fit
 from search.learner import STATISTICS, Learner
 from search.parametrise import Parametrisation
-from search.result import Known
+from search.records import Known
 from search.settings import Named, Settings
 from search.space import table_distance
 from search.tune import tune_known

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from search.result import Interval
+from search.records import Interval
 
 RESAMPLES = 4000
 TINY = 1e-30  # whose logarithm is taken for that of nothing

@@ -21,7 +21,7 @@ from search.campaign import Campaign
 from search.foresight import Foresight
 from search.proposals import Draft, Proposals, finishers, of_nfe
 from search.race import Race, Raced
-from search.result import Cost, Known
+from search.records import Cost, Known
 from solvers import compile
 
 

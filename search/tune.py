@@ -9,7 +9,8 @@ from search import baselines
 from search.board import Board
 from search.campaign import Campaign
 from search.errors import CampaignError
-from search.result import Cost, Known, beginning_alike, decoded
+from search.records import Cost, Known, beginning_alike
+from search.result import decoded
 from solvers import compile
 from solvers.atomic import write_atomically
 from teacher import trajectories

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from search.errors import CampaignError
 from search.moves import transplanted
-from search.result import WARM
+from search.records import WARM
 from solvers import ScheduleError, ScheduleFile, SolverSchedule, load
 from teacher.denoiser import Teacher
 

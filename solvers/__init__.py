@@ -11,7 +11,7 @@ from .average_first import average_first
 from .compile import compile
 from .dpm_solver_v3 import Statistics, dpm_solver_v3
 from .errors import ScheduleError
-from .file import FittedFor, Provenance, ScheduleFile, Score, load, save
+from .file import load, save
 from .gddim import gddim_bdm, gddim_cld
 from .grids import GRIDS, lambdas, named_grid, sigmas, times
 from .invert import growth, invert
@@ -19,6 +19,7 @@ from .noise import draw, initial
 from .presets import preset, preset_for_nfe
 from .probe import probe
 from .process import PROCESSES, Process, process
+from .records import FittedFor, Provenance, ScheduleFile, Score
 from .registry import DISTINCT, METHODS, PRESETS
 from .sample import State, advance, begin, sample
 from .schedule import SolverSchedule, Step

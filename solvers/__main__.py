@@ -15,8 +15,9 @@ from .commands.import_ import import_
 from .commands.interpolate import interpolate
 from .commands.show import show
 from .errors import ScheduleError
-from .file import ScheduleFile, load
+from .file import load
 from .importers.document import Asked, process_of
+from .records import ScheduleFile
 
 
 def parser() -> argparse.ArgumentParser:

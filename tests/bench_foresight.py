@@ -22,7 +22,7 @@ from search.features import describer
 from search.foresight import Foresight
 from search.race import Race
 from search.ranks import ranked, tau
-from search.result import Known
+from search.records import Known
 from search.settings import settings
 from search.study import finish
 from search.study import run as score

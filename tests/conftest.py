@@ -10,7 +10,7 @@ import torch
 from references import k_diffusion_sampling
 
 from solvers import SolverSchedule, compile, load, save
-from solvers.file import ScheduleFile
+from solvers.records import ScheduleFile
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from search.result import Interval
+from search.records import Interval
 from solvers.atomic import write_atomically
 
 CELLS = Path(__file__).parents[1] / "docs" / "learning"

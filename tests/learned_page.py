@@ -7,7 +7,7 @@ from learned_cells import CELLS, WHAT, Cell, Question, questions
 from matplotlib.figure import Figure
 
 from search.objective import root_mean
-from search.result import Interval
+from search.records import Interval
 from search.statistics import ratio
 from search.style import FOUND, GREY, KNOWN, figure_of, png, styled
 from solvers.atomic import write_atomically

@@ -24,7 +24,8 @@ from search.conclude import score_on_test
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.objective import objective
-from search.result import Known, Scored, beginning_alike, read
+from search.records import Known, Scored, beginning_alike
+from search.result import read
 from search.run import run
 from search.s3 import FORESEEN
 from search.settings import settings

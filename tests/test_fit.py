@@ -24,8 +24,8 @@ from search.losses import LOSSES, Loss
 from search.marquardt import normal_equations
 from search.parametrise import CONSISTENCY, LEVELS, NESTED, Parametrisation
 from search.perceptual import PerceptualError
+from search.records import Known
 from search.residuals import Batch, batches, jacobians, linearise
-from search.result import Known
 from search.space import table_distance
 from search.starts import Start, distinct, of_files
 from search.task import Task

@@ -15,7 +15,8 @@ from test_report import is_blank
 from search import front_report, result, storage
 from search.errors import CampaignError
 from search.pareto import hypervolume
-from search.result import WARM, Front
+from search.records import WARM
+from search.result import Front
 from search.settings import settings
 from solvers import load
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from torch import Tensor
 
 from search import lanes, report, strips, style
-from search.result import Cost, Finished, Interval, Known, Result, Scored
+from search.records import Cost, Finished, Interval, Known, Scored
+from search.result import Result
 from solvers import SolverSchedule, Step, compile, preset, process, save
 
 NFE = 5

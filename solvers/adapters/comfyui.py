@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..base_process import name_of
 from ..errors import ScheduleError
-from ..file import ScheduleFile, load
+from ..file import load
 from ..prediction import Prediction
+from ..records import ScheduleFile
 from .k_diffusion import sample_fewstep
 from .lists import sigmas_of
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from ..base_process import name_of
 from ..enter import entered
 from ..errors import ScheduleError
-from ..file import ScheduleFile, load
+from ..file import load
 from ..prediction import Prediction, from_denoised, to_denoised
 from ..process import Process
+from ..records import ScheduleFile
 from ..sample import sample
 from ..tableau import At, Tableau
 from .lists import state_times

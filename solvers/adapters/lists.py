@@ -7,8 +7,8 @@ import numpy as np
 from ..base_process import name_of
 from ..enter import entered
 from ..errors import ScheduleError
-from ..file import ScheduleFile
 from ..kinds import Field
+from ..records import ScheduleFile
 
 
 def state_times(file: ScheduleFile) -> list[float]:

@@ -7,9 +7,9 @@ import msgspec
 from ..base_process import name_of
 from ..enter import entered
 from ..errors import ScheduleError
-from ..file import ScheduleFile, record
 from ..prediction import DIFFUSERS
 from ..process import VPDiscrete
+from ..records import ScheduleFile, record
 from ..tableau import Tableau
 
 TYPES = {kind: word for word, kind in DIFFUSERS.items()}

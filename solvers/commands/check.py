@@ -3,8 +3,9 @@
 import torch
 
 from ..errors import ScheduleError
-from ..file import ScheduleFile, recipe_distance
+from ..file import recipe_distance
 from ..golden import golden_run
+from ..records import ScheduleFile
 
 
 def check(file: ScheduleFile) -> list[str]:

@@ -6,9 +6,9 @@ from ..base_process import name_of
 from ..compile import compile
 from ..enter import entered
 from ..errors import ScheduleError
-from ..file import ScheduleFile
 from ..grids import times
 from ..presets import preset
+from ..records import ScheduleFile
 
 
 def compatibility(file: ScheduleFile) -> dict[str, str]:

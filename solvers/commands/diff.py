@@ -5,7 +5,7 @@ from typing import Any, cast
 import msgspec
 
 from ..base_process import name_of
-from ..file import ScheduleFile
+from ..records import ScheduleFile
 
 
 def diff(a: ScheduleFile, b: ScheduleFile) -> list[str]:

@@ -8,7 +8,7 @@ from ..adapters.lists import grid_of, plain, timesteps_of
 from ..adapters.scheduler_config import scheduler_config
 from ..atomic import write_atomically
 from ..errors import ScheduleError
-from ..file import ScheduleFile
+from ..records import ScheduleFile
 from .compatibility import compatibility
 from .standalone import standalone
 

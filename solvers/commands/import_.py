@@ -6,12 +6,13 @@ from typing import Any
 
 from ..compile import compile
 from ..errors import ScheduleError
-from ..file import FittedFor, Provenance, save
+from ..file import save
 from ..importers.black_box import from_diffusers, left_out, predicted
 from ..importers.document import Asked, read
 from ..importers.lists import from_dc_solver, from_ld3, from_sigmas, from_timesteps
 from ..importers.tables import from_gs, from_neuralsolver
 from ..importers.usf import from_usf
+from ..records import FittedFor, Provenance
 from ..schedule import SolverSchedule
 
 KINDS: dict[str, Callable[[Any, Asked], Any]] = {

@@ -8,7 +8,8 @@ import numpy as np
 from ..base_process import name_of
 from ..compile import compile
 from ..errors import ScheduleError
-from ..file import ScheduleFile, save
+from ..file import save
+from ..records import ScheduleFile
 from ..schedule import SolverSchedule, Step
 
 

@@ -3,7 +3,7 @@
 import math
 
 from ..base_process import name_of
-from ..file import ScheduleFile
+from ..records import ScheduleFile
 from ..schedule import Step
 from .compatibility import compatibility
 
