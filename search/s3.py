@@ -1,19 +1,16 @@
 """S3: evolution that asks a predictor before it spends an evaluation. An ordinary Optuna sampler, for any study.
 
-For every proposal a pool of children is bred from the best trials: crossover between two parents step by step, mutation of
-words and numbers on many scales at once (so no scale has to be tuned); then the predictor's optimistic best of the pool is
-proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here learns from every trial of the study). Where it is
+For every proposal a pool of children is bred from the best trials (search.breeding); then the predictor's optimistic best of the
+pool is proposed (Liu et al. 2023, USF, section 4.2, has the loop; the predictor here learns from every trial of the study). Where it is
 told what parameters do, the predictor of the parameters makes a shortlist, and one of their features chooses from that. Where it can
 foresee what candidates will do case by case, it breeds for some rounds from what it imagines, and every proposal is the best of
 that for cases of its own, drawn with replacement (a Bayesian bootstrap: Rubin 1981).
-Parameters whose names end in the same number are one step and are inherited together.
 
 Guests are parents that nobody has scored: what another study found, made to fit this one (a schedule of another budget with
 a step inserted or deleted: search.moves), bred from in one proposal of eight. They are the parameter sets in the study's user
 attribute "guests", if it has one.
 """
 
-import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from search.breeding import apart, bred
 from search.encoding import Encoding
 from search.predictor import AHEAD, Array, Points, Predictor, Scale, backwards, misleads
 
@@ -118,9 +116,9 @@ class S3Sampler(BaseSampler):
             return self._preferred(study, trial, rng, *learnt.imagined)
         guests = learnt.encoding.points(study.user_attrs.get("guests", ()))
         if len(guests.numbers) and rng.random() < GUESTS:
-            children = self._breed(rng, guests, learnt.parents, learnt.encoding, self._pool)
+            children = bred(rng, guests, learnt.parents, learnt.encoding, self._pool)
         else:
-            children = self._breed(rng, learnt.parents, learnt.parents, learnt.encoding, self._pool)
+            children = bred(rng, learnt.parents, learnt.parents, learnt.encoding, self._pool)
         chosen = 0
         if learnt.predictors:
             chosen = self._chosen(children, learnt.predictors, learnt.encoding, rng.uniform(0.0, OPTIMISM))
@@ -160,7 +158,7 @@ class S3Sampler(BaseSampler):
         if self._learnt is None or (self._learnt.trials, self._learnt.encoding.distributions) != (len(done), encoding.distributions):
             points, found = encoding.points([t.params for t in done]), sign * np.array([t.value for t in done], dtype=np.float64)
             best, values = np.argsort(found, kind="stable")[: self._memory], _positive(found)
-            parents = _apart(points[best], self._parents)
+            parents = apart(points[best], self._parents)
             if self._foresee and not self._misled(done, sign):
                 imagined = self._imagine(self._foresee, sign, parents, encoding.points(guests), encoding, len(done))
                 self._learnt = _Learnt(len(done), encoding, parents, None, imagined)
@@ -182,14 +180,14 @@ class S3Sampler(BaseSampler):
         candidates: list[dict[str, Any]] = []
         cases: list[Array] = []
         for _ in range(self._rounds):
-            children = self._breed(rng, parents, parents, encoding, self._imagined)
+            children = bred(rng, parents, parents, encoding, self._imagined)
             if not candidates and len(guests.numbers):
-                children += self._breed(rng, guests, parents, encoding, max(1, int(GUESTS * self._imagined)))
+                children += bred(rng, guests, parents, encoding, max(1, int(GUESTS * self._imagined)))
             made = [encoding.params(numbers, words) for numbers, words in zip(children.numbers, children.words, strict=True)]
             candidates += made
             cases.append(np.nan_to_num(sign * foresee(made), nan=np.inf, posinf=np.inf))
             best = np.argsort(np.concatenate(cases).mean(1), kind="stable")[: 4 * self._parents]
-            parents = _apart(encoding.points([candidates[k] for k in best]), self._parents)
+            parents = apart(encoding.points([candidates[k] for k in best]), self._parents)
         return candidates, np.concatenate(cases)
 
     def _predictors(self, done: list[FrozenTrial], points: Points, values: Array, best: NDArray[np.int64]) -> _Predictors | None:
@@ -209,27 +207,6 @@ class S3Sampler(BaseSampler):
         scale = Scale.of(known, values)
         return _Predictors(parameters, Predictor.fit(scale.points(known)[best], values[best]), scale)
 
-    def _breed(self, rng: np.random.Generator, one: Points, other: Points, encoding: Encoding, count: int) -> Points:
-        """Children of one with another, both best first. Every child has its own scale and its own share of moved numbers and words."""
-        parents, n = one + other, len(one.numbers)
-        steps = {key: k for k, key in enumerate(sorted({_step(name) for name in encoding.distributions}))}
-        first = _early(rng, n, count)
-        second = n + _early(rng, len(other.numbers), count)
-        mixed = rng.random((count, len(steps))) < np.where(rng.random((count, 1)) < 0.5, 0.0, 0.3)
-        numbers, words = parents.numbers[first].copy(), parents.words[first].copy()
-        for table, names, source in ((numbers, encoding.numbers, parents.numbers), (words, encoding.words, parents.words)):
-            column = np.array([steps[_step(name)] for name in names], dtype=np.int64)
-            taken = mixed[:, column] if len(names) else np.zeros((count, 0), dtype=bool)
-            table[taken] = source[second][taken]
-        scale = np.exp(rng.uniform(np.log(0.003), np.log(0.3), (count, 1)))
-        share = rng.choice([1.0, 0.3, 2.0 / max(1, numbers.shape[1])], (count, 1))
-        moved = rng.random(numbers.shape) < share
-        numbers = np.clip(numbers + moved * scale * rng.standard_normal(numbers.shape), 0.0, 1.0)
-        changes = rng.choice([0.0, 1.0, 4.0], (count, 1)) / max(1, words.shape[1])
-        changed = rng.random(words.shape) < changes
-        words = np.where(changed, rng.integers(0, np.maximum(encoding.choices, 1), words.shape), words)
-        return Points(numbers, words)
-
 
 def _positive(values: Array) -> Array:
     """In the same order and above zero, so that logarithms may be taken; what is far worse than most is as bad as four times the median.
@@ -243,26 +220,3 @@ def _positive(values: Array) -> Array:
     cap = min(high, low + 4 * (median - low)) if median > low else high
     capped = np.nan_to_num(values, nan=cap, posinf=cap, neginf=low).clip(low, cap)
     return np.exp((capped - low) / (capped.std() or 1.0))
-
-
-def _apart(points: Points, count: int, radius: float = 0.02) -> Points:
-    """The first `count` points that are not near copies of an earlier one, so that one lucky family does not breed alone."""
-    kept: list[int] = []
-    for i in range(len(points.numbers)):
-        if len(kept) == count:
-            break
-        squares, differ = (points.numbers[kept] - points.numbers[i]) ** 2, points.words[kept] != points.words[i]
-        gap = np.sqrt(squares.sum(1) / max(1, squares.shape[1])) + differ.sum(1) / max(1, differ.shape[1])  # a study may have no words
-        if (gap > radius).all():
-            kept.append(i)
-    return points[np.array(kept)]
-
-
-def _early(rng: np.random.Generator, n: int, count: int) -> NDArray[np.int64]:
-    """Numbers below n, the first ones most often."""
-    return np.minimum(rng.geometric(min(1.0, 3.0 / n), count) - 1, n - 1)
-
-
-def _step(name: str) -> str:
-    found = re.search(r"\d+$", name)
-    return found.group() if found else name
