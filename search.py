@@ -30,6 +30,8 @@ def main(config: DictConfig) -> None:
             outcome = run(settings(values), progress)  # pyright: ignore[reportArgumentType]
     except (CampaignError, PerceptualError, ScheduleError, TeacherError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that nobody may write to
+        sys.exit(f"error: {error.filename or 'A file'}: {error.strerror or error}.")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")
     if outcome is None:  # another worker concludes

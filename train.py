@@ -27,6 +27,8 @@ def main(config: DictConfig) -> None:
             table, path = learn(lesson(OmegaConf.to_container(config, resolve=True)), progress)  # pyright: ignore[reportArgumentType]
     except (CampaignError, PerceptualError, ScheduleError, TeacherError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that nobody may write to
+        sys.exit(f"error: {error.filename or 'A file'}: {error.strerror or error}.")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")
     console.print(table)

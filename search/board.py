@@ -35,6 +35,7 @@ import msgspec
 import torch
 from sqlalchemy import Engine, text
 
+from search.errors import CampaignError
 from search.storage import LOST, patiently
 
 NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch from clock_timestamp())"}
@@ -184,7 +185,8 @@ class Board:
 
     def _keep_signing(self) -> None:
         while not self._stop.wait(self._grace / 6):
-            patiently(self._sign)
+            with suppress(CampaignError):  # while the database is away; who needs it says so
+                patiently(self._sign)
 
     def _bury(self) -> None:
         """Delete the rows of workers that are dead."""

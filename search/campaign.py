@@ -189,7 +189,7 @@ def _claim(directory: Path, ours: Mapping[str, Any]) -> None:
     there = {file.name for file in directory.iterdir()} if directory.exists() else set[str]()
     if path.name in there:
         agree(ours, _told(path), str(directory))
-    elif any(not name.startswith(".fewstep-") for name in there):  # such a file is another worker's claim being written
+    elif any(not name.startswith(".fewstep-") for name in there):  # such a file is a lock, or another worker's claim being written
         raise CampaignError(f"{directory} is not empty and holds no campaign; choose another directory=....")
     else:
         told = {"name": directory.resolve().name} | dict(ours)  # the name stays when the directory gets another

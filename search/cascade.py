@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from search.errors import CampaignError
-from solvers import Provenance, ScheduleError, ScheduleFile, compile, load, save
+from solvers import ScheduleError, ScheduleFile, compile, load, save
 from solvers.commands.interpolate import for_nfe
 
 DEGREE, FIRST = 2, 2  # of every polynomial; the first step with a ratio
@@ -73,6 +73,8 @@ def setting_of(file: ScheduleFile, path: str) -> tuple[Setting, list[float]]:
 
 def cascade(paths: Sequence[str], setting: Setting, out: Path) -> ScheduleFile:
     """Write the schedule of the nearest file, interpolated to the NFE, with the predicted ratios."""
+    if out.exists():
+        raise CampaignError(f"{out} is there already; choose another --out.")
     files = [load(path) for path in paths]
     known = dict(setting_of(file, path) for file, path in zip(files, paths, strict=True))
     models = {file.fitted_for.model_sha256 if file.fitted_for else "" for file in files}
@@ -87,8 +89,11 @@ def cascade(paths: Sequence[str], setting: Setting, out: Path) -> ScheduleFile:
     steps = (*first, *(msgspec.structs.replace(step, numbers={"ratio": ratio}) for step, ratio in zip(later, ratios, strict=True)))
     recipe = msgspec.structs.replace(recipe, steps=steps)
     facts = near.fitted_for and msgspec.structs.replace(near.fitted_for, guidance=setting.guidance)
+    if facts and near.fitted_for and facts.guidance != near.fitted_for.guidance:
+        facts = msgspec.structs.replace(facts, teacher="", teacher_error=None)  # nobody was solved at this guidance
     note = f"ratios by regression over {len(files)} files, not measured"
-    return save(compile(recipe), out, recipe=recipe, fitted_for=facts, provenance=Provenance(note=note))
+    provenance = msgspec.structs.replace(near.provenance, study="", trial=None, test_reads=0, note=note)
+    return save(compile(recipe), out, recipe=recipe, fitted_for=facts, provenance=provenance)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from search.fit import Entry
 from search.learner import Stage
-from search.records import WARM, Scored
+from search.records import WARM, Interval
 from search.result import Front, Result
 from search.style import FOUND, GREY, KNOWN, figure_of, finished, log_axes, styled
 
@@ -28,9 +28,12 @@ def work_precision(result: Result) -> Figure:
         points = sorted((k.nfe, k.select) for k in result.curves if k.kind == kind and k.select and math.isfinite(k.select))
         nfe, error = [p[0] for p in points], [p[1] for p in points]
         axes.plot(nfe, error, color=color, marker=marker, ms=4.5, lw=1.4, label=kind)
-    if result.objective == "rmse":  # the other objectives have no test value of their own
-        _point(axes, result.baseline, {"marker": "o", "color": KNOWN, "mfc": "white", "ms": 7}, "best known, test seeds")
-        _point(axes, result.found, {"marker": "*", "color": FOUND, "ms": 11}, "found, test seeds")
+    for scored, look, label in (
+        (result.baseline, {"marker": "o", "color": KNOWN, "mfc": "white", "ms": 7}, "best known, test seeds"),
+        (result.found, {"marker": "*", "color": FOUND, "ms": 11}, "found, test seeds"),
+    ):
+        _point(axes, scored.nfe, scored.aim or scored.rmse, look, label)
+    if result.objective == "rmse":  # which the teacher's own error is
         if result.teacher_error * 8 > axes.get_ylim()[0]:
             axes.axhline(result.teacher_error, color=GREY, ls=(0, (4, 3)), lw=1.2, label="teacher's own error")
         else:  # a line far below would squeeze all that matters into the top of the picture
@@ -38,10 +41,10 @@ def work_precision(result: Result) -> Figure:
     return finished(figure, axes)
 
 
-def _point(axes: Axes, scored: Scored, look: Mapping[str, Any], label: str) -> None:
-    value, low, high = scored.rmse.value, scored.rmse.low, scored.rmse.high
+def _point(axes: Axes, nfe: int, error: Interval, look: Mapping[str, Any], label: str) -> None:
+    value, low, high = error.value, error.low, error.high
     bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
-    axes.errorbar(scored.nfe, value, bars, ls="", capsize=6, capthick=1.6, elinewidth=1.6, zorder=5, label=label, **look)
+    axes.errorbar(nfe, value, bars, ls="", capsize=6, capthick=1.6, elinewidth=1.6, zorder=5, label=label, **look)
 
 
 @styled
@@ -55,7 +58,7 @@ def front(outcome: Front) -> Figure:
     ):
         axes.plot([s.nfe for s in side], [s.rmse.value for s in side], color=look["color"], lw=1.4)
         for k, one in enumerate(side):
-            _point(axes, one, look, label if k == 0 else "")
+            _point(axes, one.nfe, one.rmse, look, label if k == 0 else "")
     return finished(figure, axes)
 
 

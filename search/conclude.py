@@ -46,7 +46,7 @@ def conclude(
 ) -> Result:
     """Choose on `select`, report on `test`, write the files. curves: known solvers at this and other budgets, to draw."""
     settings, teacher = campaign.settings, campaign.teacher
-    ours, searched, number, select = chosen(campaign, known, trials)
+    ours, searched, number, select, told = chosen(campaign, known, trials)
     reads = count_read(campaign.directory)
     test = campaign.on("test")
     targets = test.targets
@@ -84,10 +84,11 @@ def conclude(
         test_reads=reads,
         ranks=tuple(ranked(trials, campaign.space.distributions(), describer(campaign.space))),
         learner=settings.learner,
-        learned=ours.note,
+        learned=told,
         abstained=sum(UNFILTERED in trial.system_attrs for trial in trials),
         agreement=agreement(campaign, trials),
-        machine=f"{platform.machine()}, {settings.workers or cores()} cores, torch {torch.__version__}",
+        machine=f"{platform.machine()}, {settings.workers or cores()} of {cores()} cores, torch {torch.__version__}",
+        perceptual=settings.perceptual[0] if settings.perceptual else "",
     )
     shown = {"teacher": targets.images, "baseline": pictures[1], "found": pictures[0]}
     report.write(campaign.directory, outcome, ours.steps, rivals[0].steps, shown)
@@ -109,12 +110,16 @@ class Sampler(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What is reported as ours, which was polished perhaps; what was searched, in which trial; finalists' scores on `select` by trial."""
+    """What is reported as ours, which was polished perhaps; what was searched, in which trial; finalists' scores on `select` by trial.
+
+    learned: how learning went, if there is a learner.
+    """
 
     ours: Sampler
     searched: Sampler
     trial: int
     select: dict[int, float]
+    learned: str = ""
 
 
 def chosen(campaign: Campaign, known: Sequence[Known], trials: Sequence[FrozenTrial]) -> Choice:
@@ -128,14 +133,18 @@ def chosen(campaign: Campaign, known: Sequence[Known], trials: Sequence[FrozenTr
     order = sorted(range(len(best_first)), key=select.__getitem__)
     found = finalists[order[0]]
     ours = searched = Sampler("searched" if learner else "found", found, compile(found), found)
+    told = f"no finalist can be learned at level {learner.level}" if learner else ""
     if learner and any(map(learner.suits, finalists)):
         entrants = [Start(finalists[k], "found", f"trial {best_first[k].number}") for k in order if learner.suits(finalists[k])]
         others = of_known(campaign, known, learner)
         polished = learned(campaign, learner, entrants[:POLISHED], others)
         (after,) = campaign.scores([polished.table], "select")  # by the campaign's objective, not the learner's
-        ours = polished if after < select[order[0]] else searched
+        if after < select[order[0]]:
+            ours, told = polished, polished.note
+        else:
+            told = f"{polished.note}; on the selection seeds it was not better than what was searched, which stays"
     numbers = [t.number for t in best_first]
-    return Choice(ours, searched, numbers[order[0]], dict(zip(numbers, select, strict=True)))
+    return Choice(ours, searched, numbers[order[0]], dict(zip(numbers, select, strict=True)), told)
 
 
 def learned(campaign: Campaign, learner: Learner, found: Sequence[Start], known: Sequence[Start]) -> Sampler:

@@ -21,9 +21,14 @@ from teacher.trajectories import Targets
 KEPT = 2  # fits that go on where an emulator has told which are best
 
 
+def beside(path: Path, ending: str) -> Path:
+    """What is kept beside a file: of its name, whose dots are its own, but for .json."""
+    return path.with_name(path.name.removesuffix(".json") + ending)
+
+
 def state_of(path: Path) -> Path:
     """Where fits stand, while they run."""
-    return path.with_suffix(".learning.json")
+    return beside(path, ".learning.json")
 
 
 def fits_from(

@@ -15,8 +15,9 @@ from search.campaign import callers, card_of, cores, directory_of, targets
 from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Fit, Point
-from search.follow import best_of, fits_from, followed, state_of, threads
+from search.follow import beside, best_of, fits_from, followed, state_of, threads
 from search.learner import Learner
+from search.losses import DIVERGED
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
 from search.page import Cell, interval_cell, number, percent, ratio_cell
 from search.result import count_read
@@ -104,21 +105,20 @@ def learn(asked: Lesson, progress: Progress) -> tuple[Table, Path]:
     teacher = models.ready(model.name, model.options, asked.device, asked.chunk)
     asked.learner.require(teacher, asked.seeds.fit)
     check_free(path)
-    with held(path.with_suffix(".lock"), f"Another process learns {path}; wait for it, or choose another out=...."):
+    with held(path.with_name(f".fewstep-{path.name}.lock"), f"Another process learns {path}; wait for it, or choose another out=...."):
         return learned(asked, teacher, calls, path, progress), path
 
 
 def learned(asked: Lesson, teacher: Teacher, calls: int, path: Path, progress: Progress) -> Table:
     """That, where it can be written and by nobody else. Returns the table."""
-    found, beside = beginnings(asked, teacher, progress)
+    found, others = beginnings(asked, teacher, progress)
     fit_on, select_on, test_on = (
         targets(teacher, block, asked.seeds, asked.tolerance, progress, calls) for block in ("fit", "select", "test")
     )
-    schedules = [start.schedule for start in found]
-    others = [start.schedule for start in beside]
+    schedules, known = ([start.schedule for start in some] for some in (found, others))
     question = {
         "from": schedules,
-        "beside": others,
+        "beside": known,
         "model": teacher.facts(fit_on.seeds + select_on.seeds),
         "learner": asked.learner,
         "seeds": asked.seeds,
@@ -126,12 +126,14 @@ def learned(asked: Lesson, teacher: Teacher, calls: int, path: Path, progress: P
     }
     with threads(asked.workers or cores()):
         exact = schedules[:1] if len(schedules) > 1 else []  # a single one is fitted as the learner says
-        fits = fits_from(teacher, schedules, others, (fit_on, select_on), asked.learner, progress, exact)
+        fits = fits_from(teacher, schedules, known, (fit_on, select_on), asked.learner, progress, exact)
         points = followed(fits, path, cache.key_of(msgspec.to_builtins(question)), progress)
     tables = [table for fit, point in zip(fits, points, strict=True) for table in (compile(fit.schedule), fit.table(point))]
-    ends = Ends([starts.start_of(fit, found) for fit in fits], fits, points, Evaluator(teacher, test_on, asked.chunk, calls).errors(tables))
+    reads = count_read(path.parent)
+    errors = Evaluator(teacher, test_on, asked.chunk, calls).errors(tables).nan_to_num(DIVERGED, DIVERGED)  # which can be written down
+    ends = Ends([starts.start_of(fit, found) for fit in fits], fits, points, errors)
     check_free(path)  # another machine may have been quicker
-    write(ends, card_of(teacher, test_on), path)
+    write(ends, card_of(teacher, test_on), path, reads)
     state_of(path).unlink(missing_ok=True)
     return ends.shown(f"{asked.stem}: learner {asked.learner.level}")
 
@@ -151,7 +153,7 @@ def check_free(path: Path) -> None:
     if path.suffix == ".png":
         raise CampaignError(f"{path} would be taken by the learning curve; choose another out=....")
     try:
-        ours = () if state_of(path).exists() else (path.with_suffix(".png"),)  # one that was killed may have left its picture
+        ours = () if state_of(path).exists() else (beside(path, ".png"),)  # one that was killed may have left its picture
         for file in (path, *ours):
             if file.exists():
                 raise CampaignError(f"{file} is there already; choose another out=..., or remove it to learn anew.")
@@ -196,12 +198,12 @@ class Ends(NamedTuple):
         return page.terminal(header, rows, title, "", 2 * self.best + 1)
 
 
-def write(ends: Ends, card: FittedFor, path: Path) -> None:
-    """The best table as a file at `path`, and its learning curve beside it."""
+def write(ends: Ends, card: FittedFor, path: Path, reads: int) -> None:
+    """The best table as a file at `path`, and its learning curve beside it. reads: of the test seeds, so far."""
     from search import charts, style  # here, because a mistake should not wait for matplotlib to be told
 
     start, fit, point = ends.starts[ends.best], ends.fits[ends.best], ends.points[ends.best]
-    write_atomically(path.with_suffix(".png"), style.png(charts.learning(point.curve, fit.stages, fit.learner.objective)))
+    write_atomically(beside(path, ".png"), style.png(charts.learning(point.curve, fit.stages, fit.learner.objective)))
     before, after = ends.errors[2 * ends.first], ends.errors[2 * ends.best + 1]
     value, gain = interval(after, root_mean), ratio(after, before, root_mean)
     relative = (f"start: {ends.starts[ends.first].name}", float(root_mean(before)), gain.value, gain.low, gain.high)
@@ -213,5 +215,5 @@ def write(ends: Ends, card: FittedFor, path: Path) -> None:
         process=start.schedule.process,
         fitted_for=card,
         scores=[Score("rmse", len(after), value.value, value.low, value.high, *relative)],
-        provenance=msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=count_read(path.parent)),
+        provenance=msgspec.structs.replace(start.provenance, note=note, trial=None, test_reads=reads),
     )

@@ -61,7 +61,7 @@ class Loss:
     def shares(self, costs: Tensor) -> Tensor:
         """What each seed counts in the mean, [seeds]: 1, but nothing where it is trimmed, which those that are left make up for."""
         kept = self._kept(len(costs))
-        return (costs <= costs.sort().values[kept - 1]) * (len(costs) / kept) if self.name == "trimmed" else torch.ones_like(costs)
+        return torch.zeros_like(costs).index_fill(0, costs.argsort()[:kept], len(costs) / kept)
 
     def together(self, costs: Tensor) -> float:
         """The loss of all seeds; huge where it diverges."""

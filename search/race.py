@@ -62,10 +62,11 @@ class Race:
 
     def __init__(self, evaluator: Evaluator, objective: Objective, blocks: int = 8, risk: float = 0.05) -> None:
         seeds = len(evaluator.targets.seeds)
-        self.objective, self._level = objective, risk / max(1, blocks - 1)
+        self.objective = objective
         order = torch.randperm(seeds, generator=torch.Generator().manual_seed(seeds))
         self._order = order.split(-(-seeds // blocks))
         self._blocks = [evaluator.on(part) for part in self._order]
+        self._level = risk / max(1, len(self._blocks) - 1)
 
     @property
     def cost(self) -> Cost:

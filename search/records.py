@@ -8,7 +8,7 @@ WARM = "warm: "  # the origin of a trial that is from another campaign's file be
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """An estimate with its 95 % bootstrap interval over seeds."""
+    """An estimate with its 95 % interval over seeds: by the bootstrap, of distances of sets by the jackknife."""
 
     value: float
     low: float

@@ -20,8 +20,8 @@ from solvers.commands.show import in_words
 
 NOTE = """<p class=note>RMSE to the teacher over seeds and pixels, in network units, and the median of the
 seeds' own; trimmed: without the worst 3&nbsp;% of seeds, beside the share of the squared error that these hold; ratio: RMSE over the
-best known solver's, on the same seeds; small: 95&nbsp;% bootstrap intervals over seeds; NFE: network evaluations per sample; calls:
-network calls behind them; AFS: an analytical first step, without the network.</p>"""
+best known solver's, on the same seeds; small: 95&nbsp;% intervals over seeds (bootstrap; of distances of sets, jackknife); NFE: network
+evaluations per sample; calls: network calls behind them; AFS: an analytical first step, without the network.</p>"""
 
 
 def headline(result: Result) -> tuple[str, str]:
@@ -39,8 +39,8 @@ def headline(result: Result) -> tuple[str, str]:
         sentence = f"{budget.capitalize()} the found schedule ends {percent(1 - ratio.value)} closer to {teacher} than {rival}."
     numbers = f"{result.objective} ratio {ratio_words(aim)}. " if aim else ""
     numbers += f"RMSE ratio {ratio_words(found.ratio)}, {result.seeds.get('test', 0):,} test seeds."
-    if found.lpips_ratio:
-        numbers += f" LPIPS ratio {ratio_words(found.lpips_ratio)}."
+    if found.lpips_ratio and result.perceptual != result.objective:
+        numbers += f" {result.perceptual} ratio {ratio_words(found.lpips_ratio)}."
     return sentence, f"{numbers} The best known solver is {result.baseline.name}."
 
 
@@ -83,7 +83,7 @@ def _pictures(result: Result, found: SolverSchedule, known: SolverSchedule | Non
 
 def _scores(result: Result) -> tuple[list[str], list[list[Cell]]]:
     everyone = (result.found, result.baseline, *result.others)
-    further = {"LPIPS": [s.lpips for s in everyone], result.objective: [s.aim for s in everyone]}
+    further = {result.perceptual: [s.lpips for s in everyone], result.objective: [s.aim for s in everyone]}
     further = {name: column for name, column in further.items() if any(column)}
     header = ["sampler", "ratio", "RMSE", "median", "worst 3 %", *further, "NFE", "calls"]
     rows = []

@@ -25,6 +25,7 @@ class Result(msgspec.Struct, frozen=True):
     learner, learned  what polished the finalists, and how it went; none: the found schedule is the searched one
     abstained         trials that were proposed without the predictor, because it ranked backwards
     agreement         how alike objectives rank some of the trials
+    perceptual        the objective behind `Scored.lpips`
     """
 
     model: str
@@ -52,6 +53,7 @@ class Result(msgspec.Struct, frozen=True):
     learned: str = ""
     abstained: int = 0
     agreement: Agreement | None = None
+    perceptual: str = ""
 
     def beside(self, home: Path) -> "Result":
         """The same, of a campaign that lies in `home`."""

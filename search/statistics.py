@@ -13,6 +13,7 @@ from torch import Tensor
 from search.records import Interval
 
 RESAMPLES = 4000
+TOGETHER = 2**22  # errors that are resampled at once, which bounds the memory
 TINY = 1e-30  # whose logarithm is taken for that of nothing
 Statistic = Callable[[Tensor], Tensor]
 
@@ -20,8 +21,8 @@ Statistic = Callable[[Tensor], Tensor]
 def _resampled(errors: Tensor, together: Statistic) -> Tensor:
     """The statistic of each resample, [RESAMPLES]; equal seeds are drawn at every call, so two calls are paired."""
     generator = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(errors), (RESAMPLES, len(errors)), generator=generator)
-    return together(errors[picks])
+    parts = torch.arange(RESAMPLES).split(max(1, TOGETHER // len(errors)))
+    return torch.cat([together(errors[torch.randint(len(errors), (len(part), len(errors)), generator=generator)]) for part in parts])
 
 
 def _interval(value: Tensor, draws: Tensor) -> Interval:

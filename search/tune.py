@@ -36,6 +36,8 @@ def tune_known(campaign: Campaign, board: Board) -> tuple[list[Known], Cost]:
     coarse = ranked(coarse + scored(campaign, board, guessed, "fit", "known solvers, first answer guessed"))
     finer = baselines.finer(campaign.teacher, coarse, KINDS, max(count - len(wanted), count // 2))
     known = ranked(coarse + scored(campaign, board, finer, "fit", "known solvers, finer grids"))
+    if not known:
+        raise CampaignError(f"Every known solver of {nfe} evaluations diverges on {campaign.teacher.name}.")
     best = {id(item) for item in (*known[: settings.budget.finalists], *baselines.best_per_kind(known))}
     finalists = [item for item in known if id(item) in best]
     select = scored(campaign, board, finalists, "select", "known solvers, finalists")

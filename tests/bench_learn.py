@@ -50,6 +50,7 @@ from teacher.trajectories import Targets, targets
 
 HOME = Path(__file__).parents[1]
 SPACE: Any = OmegaConf.to_container(OmegaConf.load(HOME / "conf" / "space" / "full.yaml"))  # so that search.py may run the campaign
+COMPARE: Any = OmegaConf.to_container(OmegaConf.load(HOME / "conf" / "search.yaml").compare)
 LEARNERS = {level: Learner(level=level, optimiser="lm") for level in LEVELS} | {
     "rows by adam": Learner(optimiser="adam", iterations=150, patience=30, shrink=(1e-4,)),
     "rows as GS": Learner(optimiser="adam", adam=Adam(rate=1e-3), iterations=2500, patience=50, shrink=(0.0,)),
@@ -66,9 +67,8 @@ def cell(question: Question) -> Cell:
     model, nfe, seeds, what = question
     directory = f"campaigns/{model.replace(' ', '-')}-{nfe}"
     budget, nobody = Budget(trials=160, known=200), Tracker("disabled")
-    asked = Settings(
-        MODELS[model], (nfe,), space=SPACE, seeds=Seeds(64, 128, 256), budget=budget, tracker=nobody, directory=directory, workers=1
-    )
+    asked = Settings(MODELS[model], (nfe,), space=SPACE, compare=tuple(COMPARE), seeds=Seeds(64, 128, 256), budget=budget, workers=1)
+    asked = msgspec.structs.replace(asked, tracker=nobody, directory=directory)
     with Progress() as progress:
         ours, known = starts.tuned(asked, progress)
     fit_on, teacher = targets(ours.teacher, "fit", seeds), ours.teacher
@@ -78,11 +78,13 @@ def cell(question: Question) -> Cell:
         item = next(item for item in known if what == "known" or item.answer == "network")
         table, parameters, name = compile(baselines.schedule(item, teacher)), 0, item.name
     elif what.startswith("searched"):
-        polish = what == "searched+learned" and seeds == asked.seeds.fit
+        polish, found = what == "searched+learned" and seeds == asked.seeds.fit, Path(directory) / f"{Path(directory).name}.schedule.json"
         with Progress() as progress:
+            if what == "searched+learned":  # whose cost is that of learning
+                run(asked, progress)
+                start = time.process_time()
             outcome = run(msgspec.structs.replace(asked, learner=Learner() if polish else None), progress)
         assert outcome is not None  # nobody else works on it
-        found = Path(directory) / f"{Path(directory).name}.schedule.json"
         file = load(outcome.schedule_file if polish else found)  # a campaign that was polished keeps both
         table, parameters, name = file.tableau, 0, (file.provenance.note or "found").split(",")[0]
         if what == "searched+learned" and not polish:

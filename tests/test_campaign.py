@@ -19,7 +19,7 @@ from commands import ROOT, Command
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
-from search import baselines, result, storage
+from search import baselines, conclude, result, storage
 from search.conclude import score_on_test
 from search.errors import CampaignError
 from search.evaluate import Evaluator
@@ -331,6 +331,19 @@ def test_a_learner_polishes_the_finalists_of_a_finished_campaign_and_the_report_
     there = Path(again.schedule_file).parent
     assert load(there / Path(both.schedule_file).name).id == both.schedule_id  # and leaves what another learner made
     assert again.schedule_file != str(there / Path(both.schedule_file).name)
+
+
+def test_a_learner_that_finds_nothing_better_says_so_in_the_report(tmp_path, monkeypatch):
+    def worse(campaign, *_):
+        steps = baselines.schedule(Known("ddim", {}, "uniform", {}, 4), campaign.teacher)
+        return conclude.Sampler("learned", steps, compile(steps), steps, "learned at level times from trial 3; moved")
+
+    monkeypatch.setattr(conclude, "learned", worse)
+    budget = {"trials": 8, "known": 16, "generation": 8, "finalists": 2}
+    done = small(tmp_path / "c", budget=budget, learner={"level": "times"})
+    assert done.found.name == "searched"
+    assert "not better than what was searched" in done.learned
+    assert done.learned.split(";")[0] in (tmp_path / "c" / "report.html").read_text()
 
 
 def test_a_finished_campaign_whose_directory_was_renamed_is_the_same_campaign(finished, tmp_path):

@@ -7,7 +7,7 @@ from commands import run
 
 from search.cascade import Setting, cascade, predicted, regression, setting_of
 from search.errors import CampaignError
-from solvers import FittedFor, compile, load, named_grid, preset, process, save
+from solvers import FittedFor, Provenance, compile, load, named_grid, preset, process, save
 
 
 def law(step, setting):
@@ -47,6 +47,23 @@ def test_the_command_writes_a_file_with_the_predicted_ratios(files, tmp_path):
     assert done.returncode == 0, done.stderr
     steps = load(out).recipe.steps
     assert [s.numbers.get("ratio", 1.0) for s in steps[2:]] == pytest.approx([0.8 + 0.14 * i for i in range(2, 7)])
+
+
+def test_a_derived_file_keeps_what_its_network_is_and_takes_nobodys_place(tmp_path):
+    where, paths = process("ve", sigma_max=80.0), list[str]()
+    for n in (4, 5):
+        schedule = preset("dc-solver", named_grid("karras", where, n, 80.0, 0.02), where, ratios=[1, 1, *[0.9] * (n - 2)])
+        paths.append(str(tmp_path / f"{n}.schedule.json"))
+        card = FittedFor(model="gaussian", guidance=3.0, teacher="somebody", teacher_error=1e-3)
+        provenance = Provenance(licence="CC-BY-4.0", calls_per_evaluation=2, version="1", trial=3, test_reads=4)
+        save(compile(schedule), paths[-1], recipe=schedule, fitted_for=card, provenance=provenance)
+    same, other = (cascade(paths, Setting(6, g), tmp_path / f"{g}.schedule.json") for g in (3.0, 5.0))
+    for file in (same, other):
+        kept = file.provenance
+        assert (kept.licence, kept.calls_per_evaluation, kept.version, kept.trial, kept.test_reads) == ("CC-BY-4.0", 2, "1", None, 0)
+    assert [file.fitted_for.teacher for file in (same, other)] == ["somebody", ""]
+    with pytest.raises(CampaignError, match="is there already"):
+        cascade(paths, Setting(6, 3.0), tmp_path / "5.schedule.json")
 
 
 def test_files_without_ratios_or_of_equal_settings_are_refused(files, tmp_path):

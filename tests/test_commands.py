@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, run
+from rich.progress import Progress
 from test_campaign import TINY
 
 from search.errors import CampaignError
-from search.learn import check_free
+from search.evaluate import Evaluator
+from search.follow import state_of
+from search.learn import check_free, learn, lesson
 from search.storage import held
 from solvers import FittedFor, Score, compile, load, named_grid, preset, process, sample, save
 from solvers.commands.show import show
@@ -125,7 +128,7 @@ def test_a_fit_killed_with_sigkill_ends_at_the_same_bits(file, tmp_path):
 
 
 def test_what_one_process_learns_is_not_learned_by_another_at_the_same_time(file, tmp_path):
-    lock = tmp_path / "x.schedule.lock"
+    lock = tmp_path / ".fewstep-x.schedule.json.lock"
     with held(lock, ""):
         done = run("train.py", f"schedule={file}", f"out={tmp_path / 'x.schedule.json'}")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
@@ -199,6 +202,10 @@ def test_search_answers_an_unknown_word_and_a_wrong_number_in_one_line():
         assert sentence in done.stderr
 
 
+def test_what_is_kept_beside_a_file_has_its_whole_name(tmp_path):
+    assert [state_of(tmp_path / name).name for name in ("lr0.1", "a.schedule.json")] == ["lr0.1.learning.json", "a.schedule.learning.json"]
+
+
 def test_what_is_learned_takes_nothings_place(tmp_path):
     (tmp_path / "pic.png").write_text("precious")
     (tmp_path / "there.json").write_text("precious")
@@ -210,6 +217,22 @@ def test_what_is_learned_takes_nothings_place(tmp_path):
             check_free(path)
     check_free(tmp_path / "new" / "x.json")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "pic.png", "there.json"]
+
+
+def test_what_is_learned_can_be_written_where_a_sampler_diverges_on_a_test_seed(file, tmp_path, monkeypatch):
+    really = Evaluator.errors
+    monkeypatch.setattr(Evaluator, "errors", lambda *words: really(*words).index_fill(1, torch.tensor([3]), torch.nan))
+    words = {"schedule": str(file), "out": str(tmp_path / "x.schedule.json"), "seeds": {"fit": 8, "select": 8, "test": 16}}
+    learn(lesson(words | {"learner": {"level": "times", "iterations": 1}}), Progress(disable=True))
+    assert load(tmp_path / "x.schedule.json").provenance.test_reads == 1
+
+
+@pytest.mark.parametrize("command", ["search.py", "train.py"])
+def test_a_file_where_a_folder_must_be_is_named_in_one_line(tmp_path, command):
+    (tmp_path / ".cache").touch()
+    done = run(command, *(TINY if command == "search.py" else ["model=gaussian", "nfe=3", "known=8"]), cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: \.cache.*: Not a directory\.\n", done.stderr), done.stderr
 
 
 def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):

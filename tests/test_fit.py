@@ -652,3 +652,11 @@ def test_train_refuses_before_it_asks_the_network(scene, tmp_path, monkeypatch):
 def test_as_few_known_solvers_are_tuned_as_were_asked_for():
     asked = lesson({"model": {"name": "gaussian"}, "nfe": 4, "known": 20}).tuning
     assert max(asked.budget.known, asked.share) == 20
+
+
+def test_of_seeds_that_cost_the_same_no_more_are_trimmed_than_the_worst():
+    for costs in (torch.ones(100), torch.arange(100.0), torch.tensor([0.0] * 90 + [5.0] * 10)):
+        shares = Loss("trimmed").shares(costs)
+        assert int((shares == 0).sum()) == 3
+        assert float(shares.sum()) == pytest.approx(100)
+        assert Loss("rmse").shares(costs).tolist() == [1.0] * 100

@@ -16,13 +16,14 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from search import lanes, report, strips, style
+from search import charts, lanes, report, strips, style
 from search.records import Cost, Finished, Interval, Known, Scored
 from search.result import Result
 from solvers import SolverSchedule, Step, compile, preset, process, save
 
 NFE = 5
 VE = process("ve", sigma_max=80.0)
+INTERVAL = Interval(0.02, 0.018, 0.023)
 TIMES = [80.0, 19.0, 5.2, 1.4, 0.31, 0.02]
 KNOWN = preset("dpmpp-2m", TIMES, VE)
 FOUND = SolverSchedule(
@@ -59,7 +60,7 @@ def made_up(ratio: float = 0.55, baseline: str = "dpmpp-2m on karras (moment exa
     draw = np.random.default_rng(0)
     solvers = {"dpmpp-2m": 1.0, "unipc-2": 1.1, "ipndm": 1.25, "ddim": 3.0}
     curves = [
-        Known(solver, {}, "karras", {"rho": 5.3}, n, 0.11 * factor, 0.11 * factor * (5 / n) ** (1 if solver == "ddim" else 2.1))
+        Known(solver, {}, "karras", {"rho": 5.3}, n, select=0.11 * factor * (5 / n) ** (1 if solver == "ddim" else 2.1))
         for solver, factor in solvers.items()
         for n in range(2, 11)
     ]
@@ -79,7 +80,7 @@ def made_up(ratio: float = 0.55, baseline: str = "dpmpp-2m on karras (moment exa
         baseline=scored(baseline, 0.11, 1.0, 0.0),
         others=(scored("unipc-2 on polynomial (power 3.1)", 0.121, 1.1), scored("ddim on uniform", 0.33, 3.0)),
         curves=tuple(curves),
-        known=tuple(Known("dpmpp-2m", {}, "karras", {"rho": 1 + i / 40}, NFE, 0.11 + i / 1e4, 0.11) for i in range(1155)),
+        known=tuple(Known("dpmpp-2m", {}, "karras", {"rho": 1 + i / 40}, NFE, fit=0.11 + i / 1e4, select=0.11) for i in range(1155)),
         trials=tuple(trials),
         schedule_file=f"/somewhere/private/{model}.schedule.json",
         schedule_id="5f0c" * 16,
@@ -91,7 +92,8 @@ def made_up(ratio: float = 0.55, baseline: str = "dpmpp-2m on karras (moment exa
         known_cost=Cost(372_000, 301_000),
         seconds=754.2,
         test_reads=1,
-        machine="x86_64, 2 threads, torch 2.9",
+        machine="x86_64, 2 of 2 cores, torch 2.9",
+        perceptual="lpips-alex",
     )
 
 
@@ -219,13 +221,31 @@ def test_steps_are_drawn_with_the_order_that_they_can_have() -> None:
 
 def test_divergence_and_other_objectives_leave_a_readable_report(tmp_path: Path) -> None:
     trials = (Finished(0, None), Finished(1, math.inf), Finished(2, 0.4, select=0.5), Finished(3, 4e9))
-    curves = (Known("ddim", {}, "uniform", {}, 3, math.inf, math.inf), Known("ddim", {}, "uniform", {}, 4, 0.3, None))
+    curves = (Known("ddim", {}, "uniform", {}, 3, fit=1.0, select=math.inf), Known("ddim", {}, "uniform", {}, 4, fit=0.3))
     thin = msgspec.structs.replace(made_up(), trials=trials, curves=curves, others=(), objective="lpips-alex", known=(), test_reads=3)
     bare = msgspec.structs.replace(
         thin, **{k: msgspec.structs.replace(getattr(thin, k), lpips=None, lpips_ratio=None) for k in ("found", "baseline")}
     )
     for result in (thin, bare, msgspec.structs.replace(bare, trials=trials[:2], curves=())):
         assert "3 times; the intervals do not account" in page(tmp_path, result)
+
+
+def test_the_chart_of_any_objective_shows_what_was_found_by_that_objective() -> None:
+    result = msgspec.structs.replace(made_up(), objective="l1")
+    drawn = msgspec.structs.replace(result, **{k: msgspec.structs.replace(getattr(result, k), aim=INTERVAL) for k in ("found", "baseline")})
+    for shown, height in ((made_up(), made_up().found.rmse.value), (drawn, INTERVAL.value)):
+        (axes,) = charts.work_precision(shown).axes
+        lines = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        assert {"dpmpp-2m", "ddim", "best known, test seeds", "found, test seeds"} <= lines.keys()
+        assert list(lines["found, test seeds"].lines[0].get_ydata()) == [height]
+
+
+def test_an_objective_that_is_the_perceptual_one_is_told_once() -> None:
+    result = msgspec.structs.replace(made_up(), objective="lpips-alex")
+    found = msgspec.structs.replace(result.found, aim=result.found.lpips, aim_ratio=result.found.lpips_ratio)
+    _, numbers = report.headline(msgspec.structs.replace(result, found=found))
+    assert numbers.count("lpips-alex") == 1
+    assert report.headline(made_up())[1].count("lpips-alex") == 1
 
 
 def test_trials_that_ended_otherwise_are_counted_by_how_they_ended(tmp_path: Path) -> None:

@@ -314,6 +314,23 @@ def test_a_database_that_is_away_is_waited_for_from_the_first_sign_of_life_to_th
     assert len(tried) > 1
 
 
+def test_a_worker_whose_database_was_away_too_long_for_a_sign_of_life_signs_again(base, monkeypatch):
+    signed, really = [], Board._sign
+
+    def away(self):
+        signed.append(len(signed))
+        if 1 <= len(signed) - 1 <= 2:
+            raise CampaignError("The storage has been away for 120 seconds.")
+        really(self)
+
+    monkeypatch.setattr(Board, "_sign", away)
+    with Board(base.engine, "c", 0.3).at_work():
+        deadline = time.monotonic() + 30
+        while len(signed) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_two_ranks_solve_every_shard_of_the_teacher_between_them(tmp_path):
     def solve(rank):
         words = ("-m", "teacher", "gaussian", "--fit", 100, "--select", 10)
