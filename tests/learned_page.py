@@ -71,7 +71,7 @@ def picture() -> Figure:
     figure = figure_of(11, 5)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, model in zip(panels, MODELS[:2], strict=True):
-        axes.set(title=model, xlabel="network evaluations per sample (NFE)", ylim=(0.25, 1.15))
+        axes.set(title=model, xlabel="network evaluations per sample (NFE)", ylim=(0.2, 1.15))
         axes.grid()
         axes.axhline(1.0, color=GREY, ls=(0, (4, 3)), lw=1.4, label="best tuned known solver")
         cells = cells_of(model)
