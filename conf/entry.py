@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -35,6 +36,8 @@ def ask_again(unraisable: "sys.UnraisableHookArgs") -> None:
 def as_hydra_spells(word: str, lists: Sequence[str] = ()) -> list[str]:
     """A word of the command line as Hydra wants it: what may hold anything takes new keys, and own models have a group."""
     name, _, value = word.partition("=")
+    if value == "null" and (Path(__file__).parent / name).is_dir():
+        return [f"~{name}"]
     if name in lists and "," in value and not value.startswith("["):
         return [f"{name}=[{value}]"]
     if name == "model" and ":" in value and value[0] not in "{'\"":

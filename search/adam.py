@@ -32,8 +32,8 @@ class Adam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
              "greedy", for objective=trajectory, learns each row by the next state alone, and holds one evaluation
     """
 
-    rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-2
-    clip: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    rate: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 1e-2
+    clip: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 1.0
     average: Fraction = 0.95
     memory: Literal["full", "rows", "greedy"] = "full"
     adversary: Adversary = Adversary()

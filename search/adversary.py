@@ -30,9 +30,9 @@ class Adversary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     penalty  on how steep it is
     """
 
-    weight: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    rate: Annotated[float, msgspec.Meta(gt=0)] = 2e-4
-    penalty: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+    rate: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 2e-4
+    penalty: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 1.0
 
 
 class Opponent:

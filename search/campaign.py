@@ -61,7 +61,7 @@ class Campaign:
         ours = {name: settings[name] for name in QUESTION}
         images = cache.key_of(self.teacher.facts(trajectories.seeds_of("fit", self.settings.seeds.fit)))
         ours |= {"images": images, "warm": [start.id for start in self.warm]}
-        return json.loads(json.dumps(ours))  # as it will be read back
+        return json.loads(json.dumps(ours), parse_int=float)  # as it will be read back; 2 and 2.0 are one question
 
     @property
     def key(self) -> str:
@@ -133,7 +133,7 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     try:
         given = dict(teacher.knobs)
         spaces = {nfe: Space(teacher.process, teacher.start, teacher.end, nfe, **words, given=given) for nfe in settings.nfe}
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise CampaignError(f"A value of the space is not of the kind that its word takes: {error}.") from None
     if settings.perceptual not in ((), ("lpips-alex",), ("lpips-vgg",)):
         raise CampaignError("perceptual is [lpips-alex], [lpips-vgg] or []; compare=[...] takes more and others.")

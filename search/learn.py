@@ -16,7 +16,7 @@ from search.errors import CampaignError
 from search.evaluate import Evaluator
 from search.fit import Fit, Point
 from search.follow import beside, best_of, fits_from, followed, state_of, threads
-from search.learner import Learner
+from search.learner import Learner, Positive
 from search.losses import DIVERGED
 from search.objective import root_mean, root_median, root_trimmed, share_of_worst
 from search.page import Cell, interval_cell, number, percent, ratio_cell
@@ -47,7 +47,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learner: Learner = Learner()
     seeds: Seeds = Seeds()
     known: Count = 400
-    tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    tolerance: Positive = 1e-3
     workers: Annotated[int, msgspec.Meta(ge=0)] = 0
     device: str = "cpu"
     chunk: Count = 64

@@ -17,7 +17,7 @@ from teacher.denoiser import Teacher
 from teacher.statistics import span
 
 STATISTICS = "statistics"  # the level of search.by_statistics, which moves no number
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # not infinity
 
 
 class Stage(NamedTuple):
@@ -56,7 +56,7 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     through: tuple[str, ...] = ()
     objective: str = "rmse"
     consistency: str = "relaxed"
-    shrink: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (1e-3, 1e-4, 1e-5)
+    shrink: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0, le=1e9)], ...], msgspec.Meta(min_length=1)] = (1e-3, 1e-4, 1e-5)
     iterations: Annotated[int, msgspec.Meta(ge=1)] = 15
     patience: Annotated[int, msgspec.Meta(ge=1)] = 4
     gain: Positive = 0.003

@@ -1,12 +1,12 @@
 """What a campaign is told: plain records, checked when built. Hydra's files in conf/ are one way to write them."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from search.errors import CampaignError
-from search.learner import Learner
+from search.learner import Learner, Positive
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Evaluations = Annotated[int, msgspec.Meta(ge=1, le=64)]
@@ -53,7 +53,7 @@ class Budget(_Settings, frozen=True):
 class Tracker(_Settings, frozen=True):
     """W&B: "offline" (default), "online" or "disabled"."""
 
-    mode: str = "offline"
+    mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "fewstep"
 
 
@@ -77,14 +77,14 @@ class Settings(_Settings, frozen=True):
     budget: Budget = Budget()
     tracker: Tracker = Tracker()
     learner: Learner | None = None
-    tolerance: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    tolerance: Positive = 1e-3
     seed: int = 0
     chunk: Count = 64
     directory: str = ""
     storage: str = ""
     workers: Annotated[int, msgspec.Meta(ge=0)] = 0
     device: str = "cpu"
-    grace: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    grace: Positive = 60.0
     rank: int = 0
 
     @property

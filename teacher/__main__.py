@@ -6,8 +6,8 @@ Any number of processes share the shards by rank, and leave them in the cache th
 
 import argparse
 import json
-import math
 import os
+import signal
 import sys
 from typing import get_args
 
@@ -47,10 +47,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of torch, where the network is: cuda, cuda:1 ...")
     parser.add_argument("--chunk", type=int, default=64, help="samples in one call of the network, at most")
     said = parser.parse_args()
+    if not any(getattr(said, block) for block in get_args(trajectories.Block)):
+        parser.error("say how many seeds of which block: --fit, --select or --test")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever is asked to end ends as by Ctrl-C
     try:
         rank, world = ranks()
-        if not 0 < said.tolerance < math.inf:
-            raise TeacherError(f"A tolerance is a positive number, not {said.tolerance:g}.")
+        trajectories.check_tolerance(said.tolerance)
         teacher = models.ready(said.model, said.options, device_of_rank(said.device), said.chunk)
         for block in get_args(trajectories.Block):
             count = getattr(said, block)
@@ -60,6 +62,8 @@ def main() -> None:
                 print(f"rank {rank} of {world}: {block}, shard {done} of {len(shards)}", flush=True)
     except (TeacherError, ScheduleError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from solvers.atomic import write_atomically
 
+from .errors import TeacherError
+
 ROOT = Path(".cache") / "trajectories"
 
 
@@ -37,14 +39,20 @@ def fetch(root: Path, facts: Mapping[str, Any], make: Callable[[], dict[str, Ten
     """The tensors that belong to `facts`, from the store or else from `make()`, which are then stored."""
     path = root / f"{key_of(facts)}.safetensors"
     if path.exists():
-        found = _read(path)
+        try:
+            found = _read(path)
+        except OSError as error:
+            raise TeacherError(f"{path} cannot be read: {error.strerror or error}.") from None
         if found is not None:
             return found
         with suppress(FileNotFoundError):  # another process was first
             path.replace(path.with_suffix(".damaged"))
     tensors = make()
     header = {"checksum": checksum(tensors), "facts": json.dumps(facts, sort_keys=True)}
-    write_atomically(path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, header))
+    try:
+        write_atomically(path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, header))
+    except OSError as error:
+        raise TeacherError(f"{path} cannot be written: {error.strerror or error}.") from None
     return tensors
 
 
@@ -53,6 +61,6 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    except (safetensors.SafetensorError, OSError):
+    except safetensors.SafetensorError:
         return None
     return tensors if header.get("checksum") == checksum(tensors) else None

@@ -35,7 +35,7 @@ def diffusers_teacher(folder: Path, guidance: float = 1.0, start: float | None =
             raise ValueError("its network is of a flow, and comes with teacher.denoiser.wrap, as docs/own-model.md shows.")
         scheduler: Any = DDPMScheduler.from_config(config)
         table = process("vp-discrete", alphas_cumprod=scheduler.alphas_cumprod.double())
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise TeacherError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from None
     kind = scheduler.config["prediction_type"]
     if kind not in PREDICTIONS:

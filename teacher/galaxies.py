@@ -77,7 +77,7 @@ def read_arrays(path: Path) -> list[np.ndarray]:
     try:
         with path.open("rb") as file:
             while file.peek(1):
-                arrays.append(np.load(file, allow_pickle=False))
+                arrays.append(np.lib.format.read_array(file, allow_pickle=False))
     except (OSError, ValueError, EOFError):
         raise TeacherError(f"{path} cannot be read as galaxygrad weights: it is missing, damaged or another file.") from None
     return arrays

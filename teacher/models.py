@@ -118,5 +118,5 @@ def load(name: str, /, **options: Any) -> Teacher:
     own.require(loader, name, options)
     try:
         return loader(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TeacherError(f"Model {name!r} does not take these options: {error}.") from None

@@ -67,7 +67,7 @@ def _running(name: str, run: Callable[[], Any]) -> Any:
         return run()
     except TeacherError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a main guard may exit
         own = [f for f in traceback.extract_tb(error.__traceback__)[1:] if f.filename != __file__ and not _of_library(f.filename)]
         where = f" at {own[-1].filename}, line {own[-1].lineno}" if own else ""
         said = str(error).strip().splitlines() or ["no more is said"]

@@ -133,23 +133,28 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, help="also write the schedule of so many evaluations ...")
     parser.add_argument("--to", type=Path, help="... to this file")
     parser.add_argument("--order", type=int, default=2, choices=(1, 2, 3), help="of the schedule")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="of the teacher's images")
     parser.add_argument("--device", default="cpu", help="of torch, where the network is: cuda, cuda:1 ...")
+    parser.add_argument("--chunk", type=int, default=64, help="samples in one call of the network, at most")
     said = parser.parse_args()
     if (said.nfe is None) != (said.to is None):
         parser.error("--nfe and --to go together")
     try:
-        teacher = models.ready(said.model, said.options, said.device)
+        trajectories.check_tolerance(said.tolerance)
+        teacher = models.ready(said.model, said.options, said.device, said.chunk)
         if said.to is not None:  # what cannot be written is refused before anything is measured
             named_grid("log-snr", teacher.process, said.nfe, teacher.start, teacher.end)
             if said.to.is_dir():
                 raise ScheduleError(f"{said.to} is a folder; name a file to write.")
-        goal = trajectories.targets(teacher, "fit", said.samples)
+        goal = trajectories.targets(teacher, "fit", said.samples, said.tolerance)
         found = statistics(teacher, goal, said.knots, report=lambda k: print(f"\rknot {k} of {said.knots}", end="", file=sys.stderr))
         print(cache.ROOT / f"{cache.key_of(facts_of(teacher, goal, said.knots))}.safetensors")
         if said.to is not None:
             print(f"wrote {said.to}, id {write(teacher, found, said.nfe, said.order, said.to).id[:16]}")
     except (TeacherError, ScheduleError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command begins anew")
 
 
 if __name__ == "__main__":

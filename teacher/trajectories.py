@@ -5,6 +5,7 @@ below the tolerance: that difference is the teacher's own error, stored with the
 cannot meet: `fit` tunes, `select` chooses among finalists, `test` is what is reported.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,12 @@ def plan(block: Block, count: int, rank: int = 0, world: int = 1) -> list[tuple[
     """The seeds of each shard; with rank and world only every world-th, so that several processes can share the work."""
     seeds = seeds_of(block, count)
     return [seeds[first : first + SHARD] for first in range(rank * SHARD, count, world * SHARD)]
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise TeacherError unless it is one: positive and finite."""
+    if not 0 < tolerance < math.inf:
+        raise TeacherError(f"A tolerance is a positive number, not {tolerance:g}.")
 
 
 def shard(teacher: Teacher, seeds: tuple[int, ...], tolerance: float, root: Path = cache.ROOT) -> dict[str, Tensor]:

@@ -232,7 +232,17 @@ def test_a_file_where_a_folder_must_be_is_named_in_one_line(tmp_path, command):
     (tmp_path / ".cache").touch()
     done = run(command, *(TINY if command == "search.py" else ["model=gaussian", "nfe=3", "known=8"]), cwd=tmp_path)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: \.cache.*: Not a directory\.\n", done.stderr), done.stderr
+    assert re.fullmatch(r"error: \.cache.* cannot be written: Not a directory\.\n", done.stderr), done.stderr
+
+
+def test_a_teacher_is_not_solved_for_no_seeds_and_a_script_that_exits_is_no_model(tmp_path):
+    idle = run("-m", "teacher", "gaussian")
+    assert idle.returncode == 2
+    assert "say how many seeds" in idle.stderr
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
+    gone = run("-m", "teacher", "leaves:model", "--fit", 2, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert gone.returncode == 1
+    assert re.fullmatch(r"error: .*SystemExit.*\n", gone.stderr), gone.stderr
 
 
 def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conf.entry import as_hydra_spells
+from search.errors import CampaignError
 from search.learn import lesson
 from search.settings import settings
 
@@ -56,6 +57,19 @@ def test_a_folder_or_a_function_can_be_named_as_a_model(script):
 def test_what_may_hold_anything_takes_new_keys_from_the_command_line(word, where, found):
     group, name = where
     assert values("search", *as_hydra_spells(word))[group][name] == found
+
+
+@pytest.mark.parametrize("group", ["learner", "space", "sampler"])
+def test_null_leaves_a_group_out(group):
+    assert group not in values("search", *as_hydra_spells(f"{group}=null"))
+    assert as_hydra_spells("nfe=null") == ["nfe=null"]
+
+
+@pytest.mark.parametrize("name", ["tolerance", "grace", "learner.gain", "learner.damping", "learner.adam.rate", "learner.shrink"])
+def test_infinity_is_no_setting(name):
+    word = f"{name}=[inf]" if name == "learner.shrink" else f"{name}=inf"
+    with pytest.raises(CampaignError, match="settings do not fit"):
+        settings(values("search", "learner=rows", f"++{word}"))
 
 
 def test_other_words_are_left_to_hydra_to_refuse():

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,12 @@ def test_a_file_that_is_no_such_network_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "w.eqx").write_bytes(b"something else")
     with pytest.raises(TeacherError, match="damaged or another file"):
         load(tmp_path / "w.eqx")
+
+
+def test_an_archive_of_arrays_is_no_file_of_weights(tmp_path):
+    np.savez(tmp_path / "w.npz", a=np.zeros(3))
+    with pytest.raises(TeacherError, match="cannot be read as galaxygrad weights"):
+        load(tmp_path / "w.npz")
 
 
 @needs_wheel

@@ -294,6 +294,7 @@ def test_records_of_another_question_are_not_found_under_the_same_name(tmp_path)
         return campaign(settings(SHARED | {"directory": str(tmp_path / "c")} | changes), Progress(disable=True)).key
 
     assert key() == key(learner={"level": "times"}) != key(nfe=5)
+    assert key(space={"relax": [1, 1]}) == key(space={"relax": [1.0, 1.0]})  # one question, however its numbers are spelled
 
 
 @pytest.mark.parametrize("away", ["_sign", "_holder", "_forget"])
