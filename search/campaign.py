@@ -25,7 +25,7 @@ from search.samplers import rehearse
 from search.settings import Seeds, Settings
 from search.space import Space
 from search.warm import Warm, starts
-from solvers import FittedFor, Tableau
+from solvers import FittedFor, ScheduleError, Tableau
 from solvers.atomic import write_atomically
 from teacher import cache, models, trajectories
 from teacher.denoiser import Teacher
@@ -133,6 +133,8 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     try:
         given = dict(teacher.knobs)
         spaces = {nfe: Space(teacher.process, teacher.start, teacher.end, nfe, **words, given=given) for nfe in settings.nfe}
+    except ScheduleError:
+        raise
     except (TypeError, AttributeError, ValueError) as error:
         raise CampaignError(f"A value of the space is not of the kind that its word takes: {error}.") from None
     if settings.perceptual not in ((), ("lpips-alex",), ("lpips-vgg",)):
