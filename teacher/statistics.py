@@ -144,8 +144,8 @@ def main() -> None:
         teacher = models.ready(said.model, said.options, said.device, said.chunk)
         if said.to is not None:  # what cannot be written is refused before anything is measured
             named_grid("log-snr", teacher.process, said.nfe, teacher.start, teacher.end)
-            if said.to.is_dir():
-                raise ScheduleError(f"{said.to} is a folder; name a file to write.")
+            if said.to.exists():
+                raise ScheduleError(f"{said.to} is there already; choose another --to.")
         goal = trajectories.targets(teacher, "fit", said.samples, said.tolerance)
         found = statistics(teacher, goal, said.knots, report=lambda k: print(f"\rknot {k} of {said.knots}", end="", file=sys.stderr))
         print(cache.ROOT / f"{cache.key_of(facts_of(teacher, goal, said.knots))}.safetensors")

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -140,7 +141,8 @@ def test_the_digits_network_is_blind_to_its_neighbours_and_differentiable_forwar
     assert float((slope - difference).norm() / difference.norm()) < 2e-2
 
 
-def test_a_diffusers_pipeline_folder_is_a_teacher_and_samples_like_diffusers(tmp_path):
+def diffusers_folder(path: Path, **more: Any) -> Any:
+    """A pipeline of a small U-Net in the folder; returns that and its scheduler."""
     repair_torchvision()
     diffusers = pytest.importorskip("diffusers", reason="needs diffusers")
     torch.manual_seed(0)
@@ -153,9 +155,15 @@ def test_a_diffusers_pipeline_folder_is_a_teacher_and_samples_like_diffusers(tmp
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         layers_per_block=1,
+        **more,
     )
     scheduler = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing="linspace", set_alpha_to_one=False)
-    diffusers.DDPMPipeline(unet, scheduler).save_pretrained(tmp_path)
+    diffusers.DDPMPipeline(unet, scheduler).save_pretrained(path)
+    return unet, scheduler
+
+
+def test_a_diffusers_pipeline_folder_is_a_teacher_and_samples_like_diffusers(tmp_path):
+    unet, scheduler = diffusers_folder(tmp_path)
     teacher = load(f"diffusers:{tmp_path}")
     assert teacher.shape == (1, 8, 8)
     times = [999.0, 666.0, 333.0, 0.0]
@@ -179,6 +187,43 @@ def test_a_diffusers_pipeline_folder_is_a_teacher_and_samples_like_diffusers(tmp
         (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name} | more))
         with pytest.raises(TeacherError, match=f"cannot be loaded.*{said}"):
             load(f"diffusers:{tmp_path}")
+
+
+def test_a_class_conditional_folder_shows_every_class_but_the_one_that_its_user_says_is_none(tmp_path):
+    unet, _ = diffusers_folder(tmp_path, num_class_embeds=3)
+    whole, held = load(f"diffusers:{tmp_path}"), load(f"diffusers:{tmp_path}", null_class=0, guidance=2.0)
+    assert [cond.tolist() for t in (whole, held) if (cond := t.conditions([0, 1, 2, 3])) is not None] == [[0, 1, 2, 0], [1, 2, 1, 2]]
+    assert whole.digest != held.digest
+    assert held.calls == 2
+    t = torch.tensor(500.0, dtype=torch.float64)
+    where, x = At(t, held.process.alpha(t), held.process.sigma(t)), torch.randn(1, 1, 8, 8)
+    with torch.no_grad():
+        none, one = (unet(x, 500.0, class_labels=torch.tensor([k])).sample for k in (0, 1))
+        found = held.denoiser(x, where, cond=torch.tensor([1]), **dict(held.knobs))
+    torch.testing.assert_close(found, ((x - where.sigma * (2 * one - none)) / where.alpha).float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "options", "said"),
+    [
+        (None, {"guidance": 2.0}, "no classes"),
+        (None, {"null_class": 0}, "knows 0 classes"),
+        (3, {"guidance": 2.0}, "null_class=..."),
+        (3, {"null_class": 3}, "knows 3 classes"),
+        (1, {"null_class": 0}, "knows 1 classes"),
+    ],
+)
+def test_a_folder_that_cannot_be_guided_so_says_why(classes: int | None, options: dict, said: str, tmp_path):
+    diffusers_folder(tmp_path, num_class_embeds=classes)
+    with pytest.raises(TeacherError, match=said):
+        load(f"diffusers:{tmp_path}", **options)
+
+
+def test_a_folder_whose_network_needs_more_than_a_class_is_refused_by_its_name(tmp_path):
+    diffusers_folder(tmp_path)
+    (tmp_path / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
+    with pytest.raises(TeacherError, match="UNet2DConditionModel, and comes with"):
+        load(f"diffusers:{tmp_path}")
 
 
 @pytest.mark.parametrize(
