@@ -3,11 +3,11 @@
 import sys
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from conf.entry import start
+from conf.entry import plain, start
 from search import front_report, report
 from search.errors import CampaignError
 from search.perceptual import PerceptualError
@@ -25,9 +25,8 @@ def main(config: DictConfig) -> None:
     """Hydra ends here: everything below gets plain records."""
     console = Console()
     try:
-        values = OmegaConf.to_container(config, resolve=True)
         with Progress(*COLUMNS, console=console) as progress:
-            outcome = run(settings(values), progress)  # pyright: ignore[reportArgumentType]
+            outcome = run(settings(plain(config)), progress)
     except (CampaignError, PerceptualError, ScheduleError, TeacherError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that nobody may write to

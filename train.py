@@ -6,11 +6,11 @@ Several starts, of which the best on `select` wins: `schedule=FILE,FILE`, or `mo
 import sys
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 
-from conf.entry import start
+from conf.entry import plain, start
 from search.errors import CampaignError
 from search.learn import learn, lesson
 from search.perceptual import PerceptualError
@@ -24,7 +24,7 @@ def main(config: DictConfig) -> None:
     console = Console()
     try:
         with Progress(console=console) as progress:
-            table, path = learn(lesson(OmegaConf.to_container(config, resolve=True)), progress)  # pyright: ignore[reportArgumentType]
+            table, path = learn(lesson(plain(config)), progress)
     except (CampaignError, PerceptualError, ScheduleError, TeacherError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that nobody may write to

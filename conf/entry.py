@@ -5,8 +5,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 OPEN = ("model.options.", "sampler.options.", "space.among.", "space.counts.", "space.numbers.", "space.knobs.")
@@ -21,7 +23,20 @@ def start(main: Callable[[], None], lists: Sequence[str] = ()) -> None:
     try:
         main()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit("error: " + " ".join(str(error).split("Config search path")[0].split()))
+        refuse(error)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The settings as a plain dictionary, their ${...} filled in: here, where Hydra does not yet count their errors as the script's."""
+    try:
+        return OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportReturnType]
+    except OmegaConfBaseException as error:
+        refuse(error)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """End with what Hydra says, in one line."""
+    sys.exit("error: " + " ".join(str(error).split("Config search path")[0].split()))
 
 
 def ask_again(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -130,6 +130,9 @@ def campaign(settings: Settings, progress: Progress) -> Campaign:
     strange = sorted(words.keys() - {field.name for field in fields(Space)})
     if strange:
         raise CampaignError(f"The space does not take {', '.join(strange)}.")
+    for name, value in words.items():
+        if isinstance(getattr(Space, name, None), tuple) and not isinstance(value, tuple):
+            raise CampaignError(f"space.{name} is a list, such as [{value}].")
     try:
         given = dict(teacher.knobs)
         spaces = {nfe: Space(teacher.process, teacher.start, teacher.end, nfe, **words, given=given) for nfe in settings.nfe}

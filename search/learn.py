@@ -37,6 +37,7 @@ class Lesson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schedule   files to start from; none: the best known solvers at `nfe`, of which `known` are tuned in `directory`
     model      by default the one that the first file was fitted for
     nfe        by default that of the first file; a file of another number is interpolated
+    tolerance, workers, device, chunk   as those of search.settings.Settings
     out        by default beside the first file, or in the directory; nothing that is there is written over
     insist     use files that were fitted for another model
     """

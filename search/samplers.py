@@ -26,6 +26,7 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "gp": optuna.samplers.GPSampler,
 }
 
+TOLD = {"seed", "describe", "foresee"}  # by whoever asks for a sampler; no options
 STARTUP = 16  # random trials, at most, before Optuna's samplers propose, unless an option says more
 
 
@@ -33,14 +34,16 @@ def sampler(name: str, seed: int, generation: int, knowledge: Mapping[str, Any] 
     """The sampler of one generation; s3 alone is told what else is known (describe, foresee). Raises CampaignError for unknown words."""
     if name not in SAMPLERS:
         raise CampaignError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
+    make = SAMPLERS[name]
+    strange = sorted(options.keys() - inspect.signature(make).parameters.keys() | options.keys() & TOLD)
+    if strange:
+        raise CampaignError(f"Sampler {name!r} does not take the options {', '.join(strange)}.")
     digest = hashlib.sha256(f"{seed}:{generation}".encode()).digest()
     told = {"seed": int.from_bytes(digest[:4], "little")} | (dict(knowledge or {}) if name == "s3" else {})
     try:
-        _check(SAMPLERS[name], options)
-        return SAMPLERS[name](**told, **options)
-    except TypeError:
-        raise CampaignError(f"Sampler {name!r} does not take the options {', '.join(options)}.") from None
-    except ValueError as error:
+        _check(make, options)
+        return make(**told, **options)
+    except (TypeError, ValueError) as error:
         raise CampaignError(f"Sampler {name!r} refuses its options: {error}.") from None
 
 
@@ -65,7 +68,7 @@ def _check(make: Callable[..., BaseSampler], options: Mapping[str, Any]) -> None
     """Raise ValueError for a value of another kind than the option's default: Optuna would notice when it proposes, in mid-campaign."""
     taken = inspect.signature(make).parameters
     for name, value in options.items():
-        kind = type(taken[name].default) if name in taken else object
+        kind = type(taken[name].default)
         if kind in (bool, int, float):
             try:
                 msgspec.convert(value, kind)

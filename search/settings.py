@@ -60,9 +60,18 @@ class Tracker(_Settings, frozen=True):
 class Settings(_Settings, frozen=True):
     """One campaign: which model, which NFE, where, how.
 
-    nfe      one number of evaluations, or several: then the campaign finds a front
-    warm     schedule files, or directories of them, from which the search starts too
-    learner  polishes the finalists; none: they stay as they were found
+    nfe         one number of evaluations, or several: then the campaign finds a front
+    space       words of search.space.Space that are not to have their defaults
+    warm        schedule files, or directories of them, from which the search starts too
+    objective   what trials are scored by, search.objective; perceptual: the LPIPS reported beside RMSE, of which there is at most one
+    compare     objectives whose rankings of some of the trials are compared (search.agreement)
+    learner     polishes the finalists; none: they stay as they were found
+    tolerance   RMSE between the teacher's images at N and at 2N evaluations, below which they have converged
+    chunk       samples in one call of the network, at most
+    directory   by default campaigns/MODEL-nfeN; storage: by default sqlite in there
+    workers     calls of the network side by side; 0: one for each core, and one alone on another device
+    grace       seconds after which what a silent worker had claimed goes to others
+    rank        changes nothing: what a launcher sweeps to start several workers of one campaign
     """
 
     model: Named
@@ -108,7 +117,9 @@ def settings(values: dict[str, Any]) -> Settings:
 
 def _budgets(nfe: Any) -> Any:
     """A list without repetitions, ascending, as far as it is one of whole numbers."""
-    ends = re.fullmatch(r"(\d{1,2})\.\.(\d{1,2})", nfe) if isinstance(nfe, str) else None
-    if ends:
+    if isinstance(nfe, str):
+        ends = re.fullmatch(r"(\d{1,2})\.\.(\d{1,2})", nfe)
+        if not ends or not 1 <= int(ends[1]) <= int(ends[2]) <= 64:
+            raise CampaignError(f"nfe is 5, [4,6,8], or the first and the last of a range such as 3..10, from 1 to 64; not {nfe!r}.")
         return list(range(int(ends[1]), int(ends[2]) + 1))
     return sorted(set(nfe)) if isinstance(nfe, list) and all(isinstance(n, int) for n in nfe) else nfe if isinstance(nfe, list) else [nfe]

@@ -8,6 +8,7 @@ A plain list given to `preset` is times in the process's own t. The three wrappe
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -114,8 +115,8 @@ def named_grid(name: str, process: Process, steps: int, start: float, end: float
     """One of the named grids: "karras" (rho), "log-snr", "uniform", "polynomial" (power). Raises ScheduleError."""
     if name not in GRIDS:
         raise ScheduleError(f"There is no grid {name!r}; there are {', '.join(GRIDS)}.")
-    if steps < 1:
-        raise ScheduleError(f"A grid needs at least one step, not {steps}.")
+    if not isinstance(steps, Integral) or steps < 1:  # pyright: ignore[reportUnnecessaryIsInstance] (a setting)
+        raise ScheduleError(f"A grid has a whole number of steps, one at least, not {steps}.")
     process.check_time(start, "start")
     process.check_time(end, "end")
     if not end < start:
@@ -125,5 +126,5 @@ def named_grid(name: str, process: Process, steps: int, start: float, end: float
             raise ScheduleError(f"Grid {name!r} needs a positive {option}, not {number:g}.")
     try:
         return GRIDS[name](process, steps, start, end, **options)
-    except TypeError:
-        raise ScheduleError(f"Grid {name!r} does not take the options {', '.join(options)}.") from None
+    except TypeError as error:
+        raise ScheduleError(f"Grid {name!r} does not take these options: {error}.") from None

@@ -29,7 +29,7 @@ from typing import Any
 import learned_page
 import msgspec
 import torch
-from learned_cells import LEVELS, Cell, Question, questions
+from learned_cells import FURTHER, LEVELS, Cell, Question, questions
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
@@ -57,6 +57,7 @@ LEARNERS = {level: Learner(level=level, optimiser="lm") for level in LEVELS} | {
     "rows emulated": Learner(optimiser="emulated"),
     "starts": Learner(),
 }
+PAIRED = ("rows", "searched+learned")
 MODELS = {"galaxies": Named("galaxies")} | {  # as conf/model has them, so that search.py may run the campaign
     name: Named("digits", {"guidance": guidance}) for name, guidance in (("digits", 1.0), ("digits guided", 3.0))
 }
@@ -112,8 +113,14 @@ def cell(question: Question) -> Cell:
         0.0 if what.startswith("known") else spent / unit / 1000,
         spent,
         memory,
-        tuple(float(f"{error:.6g}") for error in test[1]),
+        *(tuple(float(f"{error:.6g}") for error in some) for some in (test[1], further(ours, table) if what in PAIRED else [])),
     )
+
+
+def further(ours: Campaign, table: Tableau) -> list[float]:
+    """The errors on FURTHER test seeds."""
+    before = ours.settings.seeds.test
+    return Evaluator(ours.teacher, targets(ours.teacher, "test", before + FURTHER)).errors([table])[0][before:].tolist()
 
 
 def fitted(

@@ -1,5 +1,6 @@
 """The cells of `make bench-learn`: what is asked, and what was found. One file each, in docs/learning/."""
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from search.records import Interval
 from solvers.atomic import write_atomically
 
 CELLS = Path(__file__).parents[1] / "docs" / "learning"
+FURTHER = 1024  # test seeds after those of all cells, where what was searched and learned is held against the rows
 LEVELS = ("statistics", "compensation", "times+labels", "weights", "rows")
 WHAT = ("known", "known without AFS", *LEVELS, "rows by adam", "rows as GS", "rows emulated", "starts", "searched", "searched+learned")
 
@@ -49,10 +51,12 @@ class Cell(msgspec.Struct, frozen=True):
     seconds: float
     memory: int  # peak of the process, MiB
     errors: tuple[float, ...] = ()  # mean square of every test seed, for pairing with other cells; older cells have none
+    further: tuple[float, ...] = ()  # of FURTHER ones, in "rows" and "searched+learned" alone
 
     def write(self, question: Question) -> None:
-        """Keep it."""
-        write_atomically(question.path, msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        """Keep it, a line for each field."""
+        lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in msgspec.to_builtins(self).items()]
+        write_atomically(question.path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def questions() -> list[Question]:

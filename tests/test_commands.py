@@ -195,6 +195,7 @@ def test_search_answers_an_unknown_word_and_a_wrong_number_in_one_line():
         (["sampler=magic"], "s3 tpe"),
         (["colour=red"], "colour"),
         (["nfe=0"], "nfe"),
+        (["directory=${nowhere}"], "nowhere"),
     ):
         done = run("search.py", *words)
         assert done.returncode == 1
@@ -250,6 +251,7 @@ def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):
         (["schedule=/nowhere.json"], "cannot be read"),
         ([f"schedule={file}", "learner.level=magic"], "no learner level"),
         ([f"schedule={file}", "learner=magic"], "rows rows-adam statistics times times-labels weights"),
+        ([f"schedule={file}", "out=${nowhere}"], "nowhere"),
     ):
         done = run("train.py", *words)
         assert done.returncode == 1

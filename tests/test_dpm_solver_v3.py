@@ -233,7 +233,7 @@ def test_the_command_measures_statistics_and_writes_a_schedule_that_samples(tmp_
     for wrong, said in (
         ((*words, "--nfe", 2), "go together"),
         ((*words, "--nfe", 2, "--order", 4, "--to", "y.json"), "invalid choice: 4"),
-        ((*words, "--nfe", 0, "--to", "y.json"), "error: A grid needs at least one step"),
+        ((*words, "--nfe", 0, "--to", "y.json"), "error: A grid has a whole number of steps"),
     ):
         failed = run(*wrong, cwd=tmp_path)
         assert failed.returncode

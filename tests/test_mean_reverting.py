@@ -163,7 +163,7 @@ def test_the_laws_of_all_samplers_hold_around_mu(name: str):
     laws.test_float32_and_float64_agree_within_the_rounding_of_the_rows(name, CASE)
     laws.test_half_precision_is_float32_arithmetic_around_a_half_precision_network(name, CASE, torch.float16)
     laws.test_every_row_is_asked_or_read_later(name, CASE)
-    laws.test_a_preset_spends_exactly_the_evaluations_it_is_given(name, CASE, True, "uniform")
+    laws.test_a_preset_spends_exactly_the_evaluations_it_is_given(name, CASE, True)
 
 
 @pytest.mark.parametrize("rough", [False, True], ids=["smooth", "rough"])
