@@ -74,12 +74,12 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Loss(self.objective)  # proves its word
         if self.adam.adversary.weight and (not self.optimiser.endswith("adam") or self.adam.memory == "greedy"):
             raise CampaignError(
-                "Only Adam plays against an adversary, with the end before it: learner.optimiser=adam, adam.memory=full or rows."
+                "Only Adam plays against an adversary, with the end before it: learner=rows-adam learner.adam.memory=full or rows."
             )
         if self.adam.memory == "greedy" and (self.objective != "trajectory" or not self.optimiser.endswith("adam")):
-            raise CampaignError("Only Adam learns greedily, and only by objective=trajectory: other objectives see nothing but the end.")
+            raise CampaignError("Only Adam learns greedily, and only by learner.objective=trajectory: others see nothing but the end.")
         if self.relax and self.optimiser == "emulated":
-            raise CampaignError("An emulator keeps every seed to its own noise; choose learner.optimiser=lm, or relax=0.")
+            raise CampaignError("An emulator keeps every seed to its own noise; choose learner.optimiser=lm, or learner.relax=0.")
         if self.optimiser == "emulated" and self.objective not in SQUARES:
             raise CampaignError(f"An emulator knows {', '.join(SQUARES)}, not {self.objective}; choose learner.optimiser=lm.")
 
@@ -98,7 +98,8 @@ class Learner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.optimiser == "emulated" and not affordable(teacher, seeds):
             raise CampaignError(f"{teacher.name} has too many pixels for an emulator of it; choose learner.optimiser=lm or adam.")
         if self.objective == "trajectory" and not holdable(teacher, seeds):
-            raise CampaignError(f"The ways of {seeds} seeds of {teacher.name} are too large to be held; take fewer, or objective=rmse.")
+            ways = f"The ways of {seeds} seeds of {teacher.name}"
+            raise CampaignError(f"{ways} are too large to be held; take fewer, or learner.objective=rmse.")
         judged = "an adversary" if self.adam.adversary.weight else repr(self.objective) if looks(self.objective) else ""
         if judged and not teacher.makes_pictures:
             raise CampaignError(f"{teacher.name} makes no pictures, so {judged} cannot be learned by.")
