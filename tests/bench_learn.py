@@ -18,6 +18,7 @@ Level `parallel` has no cell: no known solver has parallel steps to start from. 
 optimisers. It ends in a page with a picture and tables (tests/learned_page.py); `python tests/bench_learn.py page` writes that alone.
 """
 
+import re
 import resource
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def cell(question: Question) -> Cell:
             outcome = run(msgspec.structs.replace(asked, learner=Learner() if polish else None), progress)
         assert outcome is not None  # nobody else works on it
         file = load(outcome.schedule_file if polish else found)  # a campaign that was polished keeps both
-        table, parameters, name = file.tableau, 0, (file.provenance.note or "found").split(",")[0]
+        table, parameters, name = file.tableau, 0, re.split(r", \d+ iterations", file.provenance.note or "found")[0]
         if what == "searched+learned" and not polish:
             begin = [*starts.of_files([str(found)], teacher, nfe, False, Learner()), starts.of_known(ours, known, Learner())[0]]
             table, parameters, best = fitted(ours, fit_on, begin, [], Learner(), begin[1:])
