@@ -1,6 +1,7 @@
 """How the two scripts start: Hydra's own refusals end like all others, in one line and a status."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -35,8 +36,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def refuse(error: Exception) -> NoReturn:
-    """End with what Hydra says, in one line."""
-    sys.exit("error: " + " ".join(str(error).split("Config search path")[0].split()))
+    """End with what Hydra says, in one line. Of a setting that there is not it says how to add one, which nothing would read."""
+    told = " ".join(str(error).split("Config search path")[0].split())
+    if unknown := re.match("Could not override ('.*?')", told):
+        told = f"There is no setting {unknown[1]} here; --cfg job prints those that there are."
+    sys.exit(f"error: {told}")
 
 
 def ask_again(unraisable: "sys.UnraisableHookArgs") -> None:

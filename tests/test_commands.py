@@ -252,6 +252,7 @@ def test_train_refuses_a_missing_file_and_an_unknown_level_in_one_line(file):
         ([f"schedule={file}", "learner.level=magic"], "no learner level"),
         ([f"schedule={file}", "learner=magic"], "rows rows-adam statistics times times-labels weights"),
         ([f"schedule={file}", "out=${nowhere}"], "nowhere"),
+        ([f"schedule={file}", "seed.fit=3"], "no setting 'seed.fit'"),
     ):
         done = run("train.py", *words)
         assert done.returncode == 1

@@ -7,8 +7,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from conf.entry import as_hydra_spells
+from search.adam import Adam
 from search.errors import CampaignError
 from search.learn import lesson
+from search.learner import Learner
 from search.settings import settings
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -25,8 +27,11 @@ def test_every_choice_of_a_search_is_accepted(file):
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "learner").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_learner_is_accepted(file):
-    assert file.stem.removesuffix("-adam") == lesson(values("train", f"learner={file.stem}", "schedule=x")).learner.level.replace("+", "-")
+def test_every_learner_is_accepted_and_has_all_settings_to_override(file):
+    told = values("train", f"learner={file.stem}", "schedule=x")
+    assert file.stem.removesuffix("-adam") == lesson(told).learner.level.replace("+", "-")
+    assert set(told["learner"]) == set(Learner.__struct_fields__)
+    assert set(told["learner"]["adam"]) == set(Adam.__struct_fields__)
 
 
 def test_a_search_takes_a_learner_and_training_a_model():
