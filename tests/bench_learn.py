@@ -33,6 +33,7 @@ import torch
 from learned_cells import FURTHER, LEVELS, Cell, Question, questions
 from omegaconf import OmegaConf
 from rich.progress import Progress
+from torch import Tensor
 
 from search import baselines, starts
 from search.adam import Adam
@@ -100,28 +101,37 @@ def cell(question: Question) -> Cell:
         name = best.name
     spent = time.process_time() - start
     both = [compile(first), table]
-    errors = [Evaluator(teacher, block).errors(both)[1] for block in (fit_on, ours.on("select").targets)]
+    on_fit, on_select = (Evaluator(teacher, block).errors(both)[1] for block in (fit_on, ours.on("select").targets))
     test = ours.on("test").errors(both)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return Cell(
-        name,
-        parameters,
-        *(float(root_mean(e)) for e in errors),
-        interval(test[1], root_mean),
-        *(float(together(test[1])) for together in (root_median, root_trimmed, share_of_worst)),
-        ratio(test[1], test[0], root_mean),
-        {kind: float(o.together(ours.on("test").errors([both[1]], o.measure)[0])) for kind, o in perceptual().items()},
-        0.0 if what.startswith("known") else spent / unit / 1000,
-        spent,
-        memory,
-        *(tuple(float(f"{error:.6g}") for error in some) for some in (test[1], further(ours, table) if what in PAIRED else [])),
+        sampler=name,
+        parameters=parameters,
+        fit=float(root_mean(on_fit)),
+        select=float(root_mean(on_select)),
+        test=interval(test[1], root_mean),
+        median=float(root_median(test[1])),
+        trimmed=float(root_trimmed(test[1])),
+        worst=float(share_of_worst(test[1])),
+        ratio=ratio(test[1], test[0], root_mean),
+        lpips={kind: float(o.together(ours.on("test").errors([both[1]], o.measure)[0])) for kind, o in perceptual().items()},
+        cost=0.0 if what.startswith("known") else spent / unit / 1000,
+        seconds=spent,
+        memory=memory,
+        errors=six_digits(test[1]),
+        further=six_digits(further(ours, table)) if what in PAIRED else (),
     )
 
 
-def further(ours: Campaign, table: Tableau) -> list[float]:
+def further(ours: Campaign, table: Tableau) -> Tensor:
     """The errors on FURTHER test seeds."""
     before = ours.settings.seeds.test
-    return Evaluator(ours.teacher, targets(ours.teacher, "test", before + FURTHER)).errors([table])[0][before:].tolist()
+    return Evaluator(ours.teacher, targets(ours.teacher, "test", before + FURTHER)).errors([table])[0][before:]
+
+
+def six_digits(errors: Tensor) -> tuple[float, ...]:
+    """As a cell keeps them."""
+    return tuple(float(f"{error:.6g}") for error in errors.tolist())
 
 
 def fitted(

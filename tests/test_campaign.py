@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,7 +116,7 @@ def test_nothing_is_drawn_twice_and_every_incumbent_has_told_its_errors(finished
     assert any(t.seeds < 16 for t in outcome.trials)  # so somebody was raced against
     for first in range(0, len(made), 8):  # generation by generation
         whole = [t for t in made[: first + 8] if t.user_attrs["seeds"] == 16 and t.value is not None]
-        best = min(whole, key=lambda t: t.value)
+        best = min(whole, key=attrgetter("value"))
         assert best.value == pytest.approx((sum(best.user_attrs["errors"]) / 16) ** 0.5)
 
 

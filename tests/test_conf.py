@@ -1,6 +1,7 @@
 """Every file in conf/ composes into settings that are accepted."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -16,9 +17,11 @@ from search.settings import settings
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def values(name, *overrides):
+def values(name, *overrides) -> dict[Any, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
+        told = OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
+    assert isinstance(told, dict)
+    return told
 
 
 @pytest.mark.parametrize("file", sorted(p.relative_to(CONF) for p in CONF.glob("*/*.yaml") if p.parent.name != "learner"), ids=str)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def dc_loop(family: str, space: str, kind: str, order: int = 3) -> Callable[...,
             data = denoiser(x, At(t[i], alpha[i], sigma[i]))
             return data if space == "x0" else (x - alpha[i] * data) / sigma[i]
 
-        buffer = [output(x, 0)]
+        buffer: list[Any] = [output(x, 0)]
         for i in range(count):
             if RATIOS[i] != 1:
                 at = RATIOS[i] * t[i] + (1 - RATIOS[i]) * t[i - 1]

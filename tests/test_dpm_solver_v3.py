@@ -51,8 +51,9 @@ def v3(model, process: Process, statistics: Statistics, index: list[int], x: Ten
         new = alpha[t] / alpha[j] * (L[a] - L[z]).exp() * x - alpha[t] * (-L[z] - S[a]).exp() * (In[z] - In[a]) * g[0]
         new = new - alpha[t] * (-L[z]).exp() * (C[z] - C[a] - Bc[a] * (In[z] - In[a]))
         places, count = [lam[index[n]] for n in nodes], len(nodes) - 1
+        derivatives = []
         if pseudo:
-            table, derivatives = list(g), []
+            table = list(g)
             for k in range(1, count + 1):
                 table = [(table[m] - table[m + 1]) / (places[m] - places[m + k]) for m in range(count + 1 - k)]
                 derivatives.append(table[0] * math.factorial(k))

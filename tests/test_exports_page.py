@@ -31,6 +31,7 @@ def test_one_schedule_draws_one_picture_in_every_program(tmp_path: Path):
 def test_every_command_and_kind_of_the_page_exists():
     actions = {a.dest: a for a in parser()._actions}
     known = actions["command"].choices
+    assert isinstance(known, dict)
     for command in re.findall(r"python -m solvers (\w+)", PAGE):
         assert command in known
     kinds = {a.dest: a.choices for a in known["import"]._actions}["kind"]

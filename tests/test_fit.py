@@ -377,7 +377,7 @@ def test_what_a_table_costs_on_the_emulator_is_what_the_network_says_of_a_table_
 @pytest.mark.parametrize(
     ("name", "word", "ends"), [("unipc-2", "vp-linear", (1.0, 1e-3)), ("epd", "ve", (80.0, 0.0)), ("usf", "flow", (1.0, 0.0))]
 )
-def test_the_derivative_of_an_emulator_is_the_one_that_torch_carries_through_it(tmp_path, name, word, ends):
+def test_the_derivative_of_an_emulator_is_the_one_that_torch_carries_through_it(tmp_path, name, word, ends: tuple[float, float]):
     points, options = torch.randn(5, 16, generator=seeded(0)), {"beta_min": 0.1, "beta_max": 20.0} if word == "vp-linear" else {}
     teacher = Teacher("points", mixture(points, 0.1), process(word, **options), *ends, (16,), hashlib.sha256(word.encode()).hexdigest())
     schedule, goal = start(teacher, name), targets(teacher, "fit", 8, root=tmp_path)

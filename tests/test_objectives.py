@@ -19,6 +19,7 @@ from search.objective import objective
 from search.perceptual import PerceptualError
 from search.race import Race
 from search.ranks import tau
+from search.records import Interval
 from search.settings import settings
 from search.statistics import jackknife, jackknife_ratio
 from solvers import ScheduleError, SolverSchedule, Step, compile, initial, load, preset, sample
@@ -73,7 +74,8 @@ def test_a_distance_of_sets_asks_not_which_member_belongs_to_which(distance):
 def test_features_are_the_classifiers_last_ones_in_the_mean():
     of = _load_or_skip("alex")
     images = _pictures(3)
-    whole = of.model.net(of.model.scaling_layer(images))[-1]
+    scale, net = (of.model.get_submodule(name) for name in ("scaling_layer", "net"))
+    whole = net(scale(images))[-1]
     torch.testing.assert_close(of.pooled(images), whole.flatten(2).mean(2), rtol=1e-5, atol=1e-6)
     assert objective("frechet-alex").measure(images, images).shape == (3, 2, 256)
     with pytest.raises(PerceptualError, match="float batch"):
@@ -94,7 +96,7 @@ def test_a_jackknife_interval_holds_the_true_mean_about_95_times_in_100():
         hits += found.low <= 0.5 <= found.high
     assert 178 <= hits <= 199
     same = pairs(40, 3)
-    assert jackknife_ratio(same, same, sets.mmd) == type(found)(1.0, 1.0, 1.0)
+    assert jackknife_ratio(same, same, sets.mmd) == Interval(1.0, 1.0, 1.0)
     assert all(map(math.isfinite, msgspec.structs.astuple(jackknife(torch.zeros(32, dtype=torch.float64), lambda e: e.mean(-1)))))
 
 

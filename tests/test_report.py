@@ -178,8 +178,8 @@ def test_all_pictures_are_inside_and_beside_the_page_and_show_something(tmp_path
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 12), (4, 8, 8), (6,), (1,), (2, 40)])
 @pytest.mark.parametrize("count", [1, 3, 8, 12])
 def test_data_of_every_shape_is_drawn(shape: tuple[int, ...], count: int) -> None:
-    blocks = [images(*shape)[name][:count] for name in ("teacher", "baseline", "found")]
-    picture = Image.open(io.BytesIO(style.png(strips.samples(*blocks, ("teacher", "best known", "found")))))
+    teacher, baseline, found = (images(*shape)[name][:count] for name in ("teacher", "baseline", "found"))
+    picture = Image.open(io.BytesIO(style.png(strips.samples(teacher, baseline, found, ("teacher", "best known", "found")))))
     assert not is_blank(picture)
 
 

@@ -1009,7 +1009,7 @@ def test_the_callback_sees_every_row_and_may_replace_its_state():
     )
     # replacing a state is the same as starting the later rows from the replaced one
     moved = sample(data, x, table, callback=lambda row, x, d: x + 1 if row.slot == "c1" else None)
-    weight = table.rows[[row.slot for row in table.rows].index("x2")].terms["c1"]
+    weight = float(table.rows[[row.slot for row in table.rows].index("x2")].terms["c1"])
     seen_at_x2 = []
     for shift in (0, 1):
         sample(

@@ -214,7 +214,7 @@ def test_a_claim_is_one_workers_a_dead_ones_is_taken_over_and_the_first_to_tell_
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_number_that_kills_its_workers_is_tried_alone_and_then_given_up(request, tmp_path, kind):
     url = f"sqlite:///{tmp_path / 'base.sqlite'}" if kind == "sqlite" else request.getfixturevalue("postgres")[0]
-    killed, tried = 0, []
+    killed, tried, found = 0, [], []
 
     def work(numbers):
         tried.append(numbers)
