@@ -63,6 +63,7 @@ PAIRED = ("rows", "searched+learned")
 MODELS = {"galaxies": Named("galaxies")} | {  # as conf/model has them, so that search.py may run the campaign
     name: Named("digits", {"guidance": guidance}) for name, guidance in (("digits", 1.0), ("digits guided", 3.0))
 }
+SELECT = {"galaxies": 128, "digits": 128, "digits guided": 512}  # with guidance more seeds turn into other digits, and decide among 128
 
 
 def cell(question: Question) -> Cell:
@@ -70,8 +71,8 @@ def cell(question: Question) -> Cell:
     model, nfe, seeds, what = question
     directory = f"campaigns/{model.replace(' ', '-')}-{nfe}"
     budget, nobody = Budget(trials=160, known=200), Tracker("disabled")
-    asked = Settings(MODELS[model], (nfe,), space=SPACE, compare=tuple(COMPARE), seeds=Seeds(64, 128, 256), budget=budget, workers=1)
-    asked = msgspec.structs.replace(asked, tracker=nobody, directory=directory)
+    asked = Settings(MODELS[model], (nfe,), space=SPACE, compare=tuple(COMPARE), seeds=Seeds(64, SELECT[model], 256), budget=budget)
+    asked = msgspec.structs.replace(asked, workers=1, tracker=nobody, directory=directory)
     with Progress() as progress:
         ours, known = starts.tuned(asked, progress)
     fit_on, teacher = targets(ours.teacher, "fit", seeds), ours.teacher
